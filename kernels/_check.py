@@ -1,0 +1,173 @@
+"""What the public functions do before they call a jitted one: check once, name what is wrong, convert.
+
+Every message reads `<parameter>: <what came>, <what is needed>`. Arrays of another type or layout are converted;
+float32 and float64 in C order pass without a copy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba.core import config as _config
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_config_any: Any = _config
+F32 = np.dtype(np.float32)
+F64 = np.dtype(np.float64)
+I64 = np.dtype(np.int64)
+_LARGEST = 2**63 - 1
+# Without the JIT the bodies are plain Python, which also works on arrays of numbers that count their operations.
+_OBJECTS = bool(_config_any.DISABLE_JIT)
+
+
+def _real(name: str, value: Any) -> Array:
+    """`value` as an array of real numbers, of whatever type."""
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # ragged lists, tensors that require grad or live on a GPU, ...
+        raise TypeError(
+            f"{name}: cannot be read as an array ({error}), an array of numbers is needed"
+        ) from None
+    if array.dtype.kind not in "fiub" and not (_OBJECTS and _holds_numbers(array)):
+        raise TypeError(f"{name}: came with dtype {array.dtype}, real numbers are needed")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: came with dtype {array.dtype}, float64 or narrower is needed")
+    return array
+
+
+def _holds_numbers(array: Array) -> bool:
+    """Whether an array of objects holds numbers that NumPy's functions can be applied to."""
+    return array.dtype.kind == "O" and array.size > 0 and hasattr(array.flat[0], "exp")
+
+
+def _common(arrays: list[Array]) -> np.dtype[Any]:
+    """float64 if any array of floats is, or if none is of floats; else float32. Half precision widens to float32."""
+    dtypes = [a.dtype for a in arrays if a.dtype.kind in "fO"]
+    if not dtypes:
+        return F64
+    if any(d.kind == "O" for d in dtypes):
+        return np.dtype(object)
+    return F32 if all(d.itemsize <= 4 for d in dtypes) else F64
+
+
+def floats(names: tuple[str, ...], *values: Any) -> list[Array]:
+    """The values as C-ordered arrays of one common dtype, float32 or float64."""
+    arrays = [
+        v if type(v) is np.ndarray and (v.dtype is F64 or v.dtype is F32) else _real(n, v)
+        for n, v in zip(names, values, strict=True)
+    ]
+    dtype = arrays[0].dtype
+    if (dtype is not F32 and dtype is not F64) or any(a.dtype is not dtype for a in arrays):
+        dtype = _common(arrays)
+    return [
+        a if a.dtype is dtype and a.flags.c_contiguous else np.asarray(a, dtype, order="C") for a in arrays
+    ]
+
+
+def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
+    """`value` as a C-ordered array of `dtype`: for masks and uniforms, which do not decide the result's dtype."""
+    array = _real(name, value)
+    if array.dtype.kind == "O":
+        return np.asarray(array, order="C")
+    return np.asarray(array, dtype, order="C")
+
+
+def integers(name: str, value: Any) -> Array:
+    """`value` as a C-ordered int64 array."""
+    if type(value) is np.ndarray and value.dtype is I64 and value.flags.c_contiguous:
+        return value
+    array = _real(name, value)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"{name}: came with dtype {array.dtype}, integers are needed")
+    return np.asarray(array, I64, order="C")
+
+
+def same_shape(names: tuple[str, ...], *arrays: Array) -> None:
+    """All shapes equal the first one's."""
+    shape = arrays[0].shape
+    for name, array in zip(names, arrays, strict=True):
+        if array.shape != shape:
+            raise ValueError(f"{name}: came with shape {array.shape}, {shape} is needed as for {names[0]}")
+
+
+def shape_is(name: str, array: Array, shape: tuple[int, ...], why: str) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name}: came with shape {array.shape}, {shape} is needed: {why}")
+
+
+def last_axis(name: str, array: Array) -> int:
+    """Length of the last axis, which has to be there and not to be empty."""
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name}: came with shape {array.shape}, a last axis of at least 1 is needed")
+    return int(array.shape[-1])
+
+
+def not_empty(name: str, array: Array) -> None:
+    if array.size == 0:
+        raise ValueError(f"{name}: came with shape {array.shape}, at least one element is needed for a mean")
+
+
+def number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float | None = None
+) -> float:
+    """`value` as a finite float in [low, high], or in (above, high]."""
+    try:
+        result = float(value)
+    except OverflowError:  # an int of hundreds of digits
+        result = math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: came as {value!r}, a number is needed") from None
+    if low <= result <= high and math.isfinite(result) and (above is None or result > above):
+        return result
+    bounds = f"in [{low:g}, {high:g}]" if above is None else f"above {above:g}"
+    needed = "finite" if math.isinf(low) and math.isinf(high) and above is None else f"finite and {bounds}"
+    raise ValueError(f"{name}: came as {value!r}, a number {needed} is needed")
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """`value` as an int of at least `low`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: came as {value!r}, an integer is needed")
+    if value < low:
+        raise ValueError(f"{name}: came as {value!r}, at least {low} is needed")
+    if value > _LARGEST:
+        raise ValueError(f"{name}: came as {value!r}, at most {_LARGEST} is needed")
+    return int(value)
+
+
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any) -> Array:
+    """`out` if it fits and overlaps no input, or a new array if it is None."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: came as {type(out).__name__}, a NumPy array is needed")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"out: came with shape {out.shape} and dtype {out.dtype}, {shape} and {dtype} is needed"
+        )
+    if not out.flags.c_contiguous:
+        raise ValueError("out: came with gaps or in another order, C order is needed")
+    if not out.flags.writeable:
+        raise ValueError("out: came read-only, a writable array is needed")
+    if any(np.may_share_memory(out, np.asarray(array)) for array in inputs):
+        raise ValueError("out: overlaps an input, memory of its own is needed")
+    return out
+
+
+def in_place(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array that the kernel will change: never converted, since a copy would be changed instead."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"{name}: came as {type(array).__name__}, a NumPy array is needed: it is changed in place"
+        )
+    if array.shape != shape or array.dtype != dtype:  # equal is enough: unpickling makes dtypes of its own
+        raise ValueError(
+            f"{name}: came with shape {array.shape} and dtype {array.dtype}, {shape} and {dtype} is needed"
+        )
+    if not (array.flags.c_contiguous and array.flags.writeable):
+        raise ValueError(f"{name}: came read-only or not in C order, a writable array in C order is needed")
+    return array

@@ -1,0 +1,197 @@
+"""The work of each kernel, exactly, as a formula of its shapes.
+
+One operation is one executed + - * / or negation, or one exp, log, log1p, sqrt or tanh; the latter are also summed
+as `transcendentals`. Comparisons, selections, copies, conversions and index arithmetic count nothing, nor does
+arithmetic among scalar arguments alone. A test counts the kernels' own operations and requires equality.
+
+To add a kernel, write its formula below and enter it in `FORMULAS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from math import prod
+from typing import NamedTuple
+
+__all__ = ["FORMULAS", "Work", "work"]
+
+
+class Work(NamedTuple):
+    """Operations, and how many of them are transcendental functions. `+` adds, it does not join."""
+
+    flops: int
+    transcendentals: int
+
+    def plus(self, other: Work) -> Work:
+        """
+        Examples
+        --------
+        >>> Work(3, 1).plus(Work(2, 0))
+        Work(flops=5, transcendentals=1)
+        """
+        return Work(self.flops + other.flops, self.transcendentals + other.transcendentals)
+
+    def times(self, n: int) -> Work:
+        """
+        Examples
+        --------
+        >>> Work(3, 1).times(2)
+        Work(flops=6, transcendentals=2)
+        """
+        return Work(self.flops * n, self.transcendentals * n)
+
+    def __add__(self, other: object) -> Work:
+        return self.plus(other) if isinstance(other, Work) else NotImplemented
+
+
+Formula = Callable[..., Work]
+
+
+def _each(flops: int, transcendentals: int = 0, once: Work | None = None) -> Formula:
+    """So much for each element of an array of any shape, and `once` a call."""
+    per_call = once or Work(0, 0)
+
+    def formula(*shape: int) -> Work:
+        return Work(flops, transcendentals).times(prod(shape)).plus(per_call)
+
+    return formula
+
+
+def _rows(per_row: Callable[[int], Work], once: Work | None = None) -> Formula:
+    """So much for each row, by its length, and `once` a call."""
+    per_call = once or Work(0, 0)
+
+    def formula(*shape: int) -> Work:
+        *leading, width = shape
+        return per_row(width).times(prod(leading)).plus(per_call)
+
+    return formula
+
+
+def _plackett_luce(*shape: int) -> Work:
+    """Upward 9, downward 6, gradient 5 for each item but the last; a single item makes no choice."""
+    *leading, K = shape
+    if K == 1:
+        return Work(0, 0)
+    return Work(20 * K - 21, 4 * K - 4).times(prod(leading)).plus(Work(1, 0))
+
+
+def _loglinear(per_token: Callable[[int], Work], rows_per_token: int = 0) -> Formula:
+    """The log-linear model's work by what is there, not by padded shapes.
+
+    Arguments: prompt tokens, prompts of two tokens or more, response tokens, context terms (0 or 2), V.
+    """
+
+    def formula(prompt_tokens: int, averaged: int, tokens: int, contexts: int, V: int) -> Work:
+        rows = prompt_tokens + averaged + (contexts + rows_per_token) * tokens
+        return Work(rows * V, 0).plus(per_token(V).times(tokens))
+
+    return formula
+
+
+def _bradley_terry_bag(pairs: int, nnz: int, features: int = 0) -> Work:
+    """`features`: F if there is a penalty, else 0."""
+    return Work(10 * pairs + 4 * nnz + 1 + (3 * features + 2 if features else 0), 2 * pairs)
+
+
+def _fit_bradley_terry(
+    pairs: int,
+    nnz: int,
+    epochs: int,
+    reads: int,
+    nnz_read: int,
+    steps: int,
+    nnz_stepped: int,
+    evaluations: int,
+    newtons: int,
+    far: int,
+) -> Work:
+    """What was executed: the fields of `kernels.bag_fit.FitWork`."""
+    flops = 2 * nnz + 3 * pairs + 7 * epochs - 1 + 9 * reads + 6 * far + 2 * nnz_read
+    flops += 12 * steps + 2 * nnz_stepped + 3 * evaluations + 11 * newtons
+    return Work(flops, pairs + far + steps + newtons)
+
+
+# Shapes: logits (..., V); what is given a token or a pair, any shape; group_advantages and rloo_advantages
+# (groups, group_size); plackett_luce (..., K); gae (..., T); optimisers, the parameters' shape.
+FORMULAS: dict[str, Formula] = {
+    # categorical: shift, exp and sum make 3 V
+    "log_softmax": _rows(lambda V: Work(5 * V + 1, V + 1)),
+    "token_logprobs": _rows(lambda V: Work(3 * V + 3, V + 1)),
+    "token_logprobs_backward": _rows(lambda V: Work(4 * V + 3, V)),
+    "entropy": _rows(lambda V: Work(5 * V + 3, V + 1)),
+    "kl_divergence": _rows(lambda V: Work(9 * V + 5, 2 * V + 2)),
+    "kl_divergence_backward": _rows(lambda V: Work(14 * V + 2, V)),
+    "sample": _rows(lambda V: Work(5 * V + 1, V)),
+    # preference: the last operation of a call is the mean's division
+    "log_sigmoid": _each(4, 2),
+    "bradley_terry": _each(25, 2, once=Work(1, 0)),
+    "noisy_bradley_terry": _each(31, 3, once=Work(1, 0)),  # `bradley_terry` with noise
+    "plackett_luce": _plackett_luce,
+    "dpo": _each(19, 2, once=Work(1, 0)),
+    "ipo": _each(15, 0, once=Work(1, 0)),
+    "hinge": _each(7),
+    # policy_gradient
+    "k1": _each(1),
+    "k2": _each(3),
+    "k3": _each(6, 1),
+    "gae": _rows(lambda T: Work(7 * T + 1, 0)),
+    "whiten": _each(11, 0, once=Work(6, 1)),
+    "ppo_clip": _each(18, 1, once=Work(5, 0)),
+    "value_clip": _each(12, 0, once=Work(4, 0)),
+    "group_advantages": _rows(lambda G: Work(6 * G + 4, 1)),
+    "rloo_advantages": _rows(lambda G: Work(4 * G, 0)),
+    # loglinear
+    "loglinear_logits": _loglinear(lambda V: Work(0, 0)),
+    "loglinear_logprobs": _loglinear(lambda V: Work(3 * V + 3, V + 1)),
+    "loglinear_sample": _loglinear(lambda V: Work(4 * V + -(-V // 32) + min(V, 32) + 3, V + 1)),
+    "loglinear_backward": _loglinear(lambda V: Work(0, 0), rows_per_token=1),
+    # bag: a pair of neighbouring tokens, if there are buckets for them, is one more feature
+    "bag_scores": lambda nnz: Work(2 * nnz, 0),
+    "bag_difference": lambda chosen_nnz, rejected_nnz: Work(chosen_nnz + rejected_nnz, 0),
+    "bradley_terry_bag": _bradley_terry_bag,
+    "token_scores": lambda B, T, buckets: Work(B * (2 * T + (3 * (T - 1) if buckets else 0)), 0),
+    "token_bag": lambda B, T, buckets: Work(B * (T - 1) if buckets else 0, 0),
+    "fit_bradley_terry": _fit_bradley_terry,
+    # optim
+    "adamw": _each(14, 1),
+    "global_norm": _each(2, 0, once=Work(1, 1)),
+    "sum": _rows(lambda T: Work(T - 1, 0)),  # of the last axis, done with NumPy by the caller
+    "elementwise": _each(1),  # one operation on each element, done with NumPy by the caller
+}
+
+
+def work(kernel: str, *shape: int) -> Work:
+    """The operations that one call of a kernel executes.
+
+    Parameters
+    ----------
+    kernel : str
+        The public function's name, e.g. "token_logprobs"; for `kl_estimate` its kind.
+    *shape : int
+        Of its first array; for groups (number of groups, group_size).
+
+    Returns
+    -------
+    Work
+
+    Raises
+    ------
+    ValueError
+        For a kernel without a formula, or a shape that it does not have.
+
+    Examples
+    --------
+    >>> work("log_softmax", 2, 3)
+    Work(flops=32, transcendentals=8)
+    """
+    formula = FORMULAS.get(kernel)
+    if formula is None:
+        near = difflib.get_close_matches(kernel, FORMULAS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"kernel: came as {kernel!r}, which has no formula{hint}")
+    try:
+        return formula(*shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"shape: came as {shape}, which {kernel!r} does not take ({error})") from None

@@ -1,0 +1,219 @@
+"""RLHF-PPO: rollouts, a per-token KL penalty in the reward, GAE, clipped policy and value losses.
+
+Ziegler et al. 2019 (arXiv:1909.08593), Ouyang et al. 2022 (arXiv:2203.02155); PPO is Schulman et al. 2017
+(arXiv:1707.06347), GAE Schulman et al. 2016 (arXiv:1506.02438).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kernels import categorical, policy_gradient
+
+from ..kl_control import controller
+from ..metrics import mean, sequence_mean
+from ..options import require
+from ..types import Float, Int, Metrics, Optimizer, Setup, register
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Hyper-parameters of PPO; names as in TRL.
+
+    Parameters
+    ----------
+    updates : int
+        Rollout batches, each followed by `num_ppo_epochs` passes over it. Chosen for the default world.
+    batch_size : int
+        Episodes a rollout.
+    num_mini_batches : int
+        Minibatches an epoch; each is one optimiser step. TRL: 1.
+    num_ppo_epochs : int
+        Passes over a rollout. TRL, lm-human-preferences: 4.
+    learning_rate : float
+        Of AdamW at the first update; it falls linearly to a half. Chosen for log-linear policies.
+    beta : float
+        Weight of the KL penalty, in RM-score units (reference standard deviations) per nat. Chosen for the default
+        world, where .1 and below over-optimise.
+    kl_controller : {"fixed", "ziegler", "doubling"}
+        What becomes of beta between updates.
+    kl_target : float
+        Sequence KL in nats that an adaptive controller aims at. TRL 0.11: 6.
+    kl_horizon : float
+        Episodes over which `ziegler` adapts. TRL 0.11: 10,000.
+    beta_min, beta_max : float
+        Bounds of an adaptive beta.
+    kl_early_stop : float
+        Leave the epochs of an update once `policy/approxkl_avg` passes 1.5 times this; 0 never does. TRL 0.11: off.
+    cliprange, cliprange_value : float
+        Clipping of the probability ratio and of the value. TRL: .2 and .2.
+    vf_coef : float
+        Weight of the value loss. TRL: .1; here the value head shares nothing with the policy, so it only sets its
+        speed.
+    gamma, lam : float
+        Discount and GAE's lambda. TRL: 1 and .95.
+    whiten_rewards : bool
+        Divide rewards by their deviation. TRL: off.
+    max_grad_norm : float
+        Gradient clipping; 0 is off.
+    """
+
+    updates: int = 80
+    batch_size: int = 256
+    num_mini_batches: int = 2
+    num_ppo_epochs: int = 4
+    learning_rate: float = 0.0065
+    beta: float = 0.3
+    kl_controller: Literal["fixed", "ziegler", "doubling"] = "fixed"
+    kl_target: float = 6.0
+    kl_horizon: float = 10_000.0
+    beta_min: float = 1e-3
+    beta_max: float = 10.0
+    kl_early_stop: float = 0.0
+    cliprange: float = 0.2
+    cliprange_value: float = 0.2
+    vf_coef: float = 0.1
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten_rewards: bool = False
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "num_mini_batches", "num_ppo_epochs"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(
+            self.num_mini_batches <= self.batch_size,
+            "num_mini_batches",
+            self.num_mini_batches,
+            f"at most batch_size ({self.batch_size})",
+        )
+        for name in ("learning_rate", "kl_target", "kl_horizon", "cliprange", "cliprange_value", "beta_min"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("beta", "kl_early_stop", "vf_coef", "max_grad_norm"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(
+            self.beta_max >= self.beta_min, "beta_max", self.beta_max, f"at least beta_min ({self.beta_min})"
+        )
+        for name in ("gamma", "lam"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+
+
+PRESETS = {
+    "lesson": {"kl_controller": "doubling", "kl_target": 6.0, "beta": 0.1},
+    "ziegler19": {"kl_controller": "ziegler", "kl_target": 6.0, "kl_horizon": 10_000.0, "beta": 0.15},
+}
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One rollout batch, with what PPO's losses hold fixed; arrays (B, T)."""
+
+    prompts: Int
+    responses: Int
+    mask: Float
+    logprobs: Float
+    values: Float
+    advantages: Float
+    returns: Float
+
+    def take(self, index: Int) -> Episodes:
+        return Episodes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+@register("ppo", PPOConfig, needs={"reward_model"}, presets=PRESETS)
+def ppo(setup: Setup, config: PPOConfig) -> Iterator[Metrics]:
+    """Maximise the RM score minus beta times the KL to the reference."""
+    optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
+    control = controller(
+        config.kl_controller,
+        config.beta,
+        target=config.kl_target,
+        horizon=config.kl_horizon,
+        low=config.beta_min,
+        high=config.beta_max,
+    )
+    for _ in setup.steps(config.updates):
+        episodes, rollout_metrics = collect(setup, config, control.beta)
+        steps = []
+        for index in minibatches(setup, config):
+            steps.append(minibatch_step(setup, config, optimizer, episodes.take(index)))
+            if config.kl_early_stop and steps[-1]["policy/approxkl_avg"] > 1.5 * config.kl_early_stop:
+                break
+        control.update(rollout_metrics["objective/kl"], config.batch_size)
+        yield rollout_metrics | {name: mean(np.array([s[name] for s in steps])) for name in steps[0]}
+
+
+def collect(setup: Setup, config: PPOConfig, beta: float) -> tuple[Episodes, Metrics]:
+    """Sample a rollout batch and turn its scores and KL into advantages and returns."""
+    prompts = setup.prompts(config.batch_size)
+    rollout = setup.policy.sample(prompts, setup.rng.random((config.batch_size, setup.policy.max_length)))
+    responses, mask = rollout.responses, rollout.mask
+    scores = setup.reward_model.score(prompts, responses, mask)
+    values = setup.policy.values(prompts, responses, mask)
+    ref_logprobs = setup.reference.logprobs(prompts, responses, mask)
+
+    # The penalty uses the log-ratio of each sampled token (k1): in the reward, that is the one estimator whose
+    # expected gradient is the gradient of KL(policy || reference). A KL summed over the vocabulary would be a
+    # constant of the state, with expected gradient zero.
+    kl = policy_gradient.k1(rollout.logprobs, ref_logprobs) * mask
+    rewards = -beta * kl
+    last = np.count_nonzero(mask, axis=1) - 1
+    rewards[np.arange(len(last)), last] += scores
+    setup.charge("k1", *kl.shape)
+    setup.charge("elementwise", 2 * kl.size + len(last))
+    if config.whiten_rewards:
+        rewards = policy_gradient.whiten(rewards, mask, shift_mean=False)
+        setup.charge("whiten", *rewards.shape)
+
+    advantages, returns = policy_gradient.gae(rewards, values, mask, config.gamma, config.lam)
+    setup.charge("gae", *rewards.shape)
+    advantages = policy_gradient.whiten(advantages, mask)
+    setup.charge("whiten", *rewards.shape)
+    episodes = Episodes(prompts, responses, mask, rollout.logprobs, values, advantages, returns)
+    kl_sum, score = sequence_mean(kl), mean(scores)
+    return episodes, {
+        "objective/kl": kl_sum,
+        "objective/entropy": -sequence_mean(rollout.logprobs),
+        "objective/scores": score,
+        "objective/rlhf_reward": score - beta * kl_sum,
+        "objective/kl_coef": beta,
+    }
+
+
+def minibatches(setup: Setup, config: PPOConfig) -> Iterator[Int]:
+    """Indices of the episodes of each optimiser step: every episode once an epoch, in random order."""
+    for _ in range(config.num_ppo_epochs):
+        yield from np.array_split(setup.rng.permutation(config.batch_size), config.num_mini_batches)
+
+
+def minibatch_step(setup: Setup, config: PPOConfig, optimizer: Optimizer, batch: Episodes) -> Metrics:
+    """One optimiser step on the clipped losses."""
+    inputs = (batch.prompts, batch.responses, batch.mask)
+    logits = setup.policy.logits(*inputs)
+    logprobs = categorical.token_logprobs(logits, batch.responses)
+    policy = policy_gradient.ppo_clip(
+        logprobs, batch.logprobs, batch.advantages, batch.mask, config.cliprange
+    )
+    d_logits = categorical.token_logprobs_backward(logits, batch.responses, policy.d_logprobs)
+    values = setup.policy.values(*inputs)
+    value = policy_gradient.value_clip(
+        values, batch.values, batch.returns, batch.mask, config.cliprange_value
+    )
+    setup.charge("token_logprobs", *logits.shape)
+    setup.charge("ppo_clip", *logprobs.shape)
+    setup.charge("token_logprobs_backward", *logits.shape)
+    setup.charge("value_clip", *values.shape)
+    setup.charge("elementwise", values.size)
+    setup.policy.backward(d_logits, config.vf_coef * value.d_values)
+    optimizer.step(scale=1.0 - 0.5 * setup.progress())
+    return {
+        "policy/approxkl_avg": float(policy.approxkl),
+        "policy/clipfrac_avg": float(policy.clipfrac),
+        "loss/policy_avg": float(policy.loss),
+        "loss/value_avg": float(value.loss),
+        "val/clipfrac_avg": float(value.clipfrac),
+    }

@@ -1,0 +1,145 @@
+"""The outcome of a comparison: runs by arm, their summaries, the verdict, and the JSON that other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .results import Result
+from .statistics import Interval, summary
+from .types import Float
+from .verdict import ArmScores, Verdict, verdict
+
+SUMMARISED = ("rm_score", "gold_score", "kl", "entropy", "length", "flops")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished runs of several arms on the same seeds.
+
+    Parameters
+    ----------
+    task, policy : str
+    gold : {"exact", "judge"}
+    seeds : sequence of int
+        The seeds asked for; with Ctrl-C some may lack a run.
+    configs : mapping label -> dict
+        Resolved hyper-parameters.
+    runs : mapping label -> list of Result
+        In the order of `seeds`, those that are there.
+    facts : dict
+        What is known of the data (shares of unknown words and cut replies, splits, RM-judge correlation).
+    reused : int
+        Runs that were found in the store.
+    folder : str
+        Where the runs lie.
+    example : str
+        The folder of one of them.
+    """
+
+    task: str
+    policy: str
+    gold: str
+    seeds: Sequence[int]
+    configs: Mapping[str, Any]
+    runs: Mapping[str, list[Result]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    reused: int = 0
+    folder: str = ""
+    example: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.runs)
+
+    @property
+    def paired_seeds(self) -> list[int]:
+        """Seeds that every arm has an outcome for; a run without even a starting score has none."""
+        finished = [
+            {r.seed for r in runs if r.reference["rm_score"] is not None} for runs in self.runs.values()
+        ]
+        return sorted(set.intersection(*finished)) if finished else []
+
+    def values(self, label: str, name: str) -> Float:
+        """(n,) of the paired seeds; `name` is a field of Result or of its compute; NaN where there is none."""
+        runs = {r.seed: r for r in self.runs[label]}
+        picked = (runs[seed] for seed in self.paired_seeds)
+        found = [r.compute[name] if name in r.compute else getattr(r, name) for r in picked]
+        return np.array([np.nan if v is None else v for v in found], float)
+
+    def references(self, label: str, name: str) -> Float:
+        """(n,) starting scores of the paired seeds."""
+        runs = {r.seed: r for r in self.runs[label]}
+        found = [runs[seed].reference[name] for seed in self.paired_seeds]
+        return np.array([np.nan if v is None else v for v in found], float)
+
+    def summary(self, label: str, name: str) -> Interval | None:
+        """Interquartile mean over the paired seeds with its interval; None where a value is missing."""
+        values = self.values(label, name)
+        values = values[np.isfinite(values)]
+        return summary(values) if len(values) else None
+
+    def by_phase(self, label: str) -> dict[str, float]:
+        """Mean FLOPs of each phase over the paired seeds."""
+        phases = [r.compute["by_phase"] for r in self.runs[label] if r.seed in self.paired_seeds]
+        names = dict.fromkeys(name for phase in phases for name in phase)
+        return {name: float(np.mean([phase.get(name) or 0 for phase in phases])) for name in names}
+
+    def failed(self, label: str) -> list[Result]:
+        """Runs that did not finish; they stay in every average with their starting scores."""
+        return [r for r in self.runs[label] if r.status not in ("done", "interrupted")]
+
+    def verdict(self) -> Verdict:
+        """Who is better, in RM score, gold and compute, or that it cannot be told."""
+        arms = {
+            label: ArmScores(
+                rm_score=self.values(label, "rm_score"),
+                gold_score=self.values(label, "gold_score"),
+                rm_reference=self.references(label, "rm_score"),
+                gold_reference=self.references(label, "gold_score"),
+                flops=self.values(label, "flops"),
+            )
+            for label in self.labels
+        }
+        failed = {label: len(self.failed(label)) for label in self.labels}
+        return verdict(arms, gold=self.gold, failed=failed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON contract, schema 1; what does not exist is None."""
+        return {
+            "schema": 1,
+            "task": self.task,
+            "policy": self.policy,
+            "gold": self.gold,
+            "seeds": list(self.seeds),
+            "reference": {name: self._reference(name) for name in ("rm_score", "gold_score")},
+            "facts": dict(self.facts),
+            "algorithms": {
+                label: {
+                    "config": config_dict(self.configs[label]),
+                    "runs": [r.to_json() for r in self.runs[label]],
+                    "summary": {name: self._summary_dict(label, name) for name in SUMMARISED},
+                }
+                for label in self.labels
+            },
+            "verdict": self.verdict().as_dict(),
+        }
+
+    def _reference(self, name: str) -> float | None:
+        if not self.paired_seeds:
+            return None
+        return float(np.mean(self.references(self.labels[0], name)))
+
+    def _summary_dict(self, label: str, name: str) -> dict[str, Any]:
+        interval = self.summary(label, name)
+        if interval is None:
+            return {"estimate": None, "low": None, "high": None, "n": 0, "method": "none"}
+        return interval.as_dict()
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """The fields of a configuration."""
+    return asdict(config)

@@ -1,0 +1,113 @@
+"""Evaluation off the clock: RM score, gold score, exact per-state KL, entropy and length on fixed prompts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kernels import categorical, flops
+
+from .compute import ComputeMeter
+from .prepare import Prepared
+from .types import Float, Policy, Rollout, Sampler
+
+Point = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates what would be served on the seed's prompts and uniforms, the same for every arm."""
+
+    prepared: Prepared
+
+    def point(self, served: Sampler, meter: ComputeMeter) -> Point:
+        """One row of a curve, all of it charged to `eval`.
+
+        A policy is cloned first, so that evaluating always or never leaves the same parameters and activations.
+        KL and entropy are sums over the states visited of the exact divergence in each, averaged over replies; for a
+        sampler that is no policy the KL is its bound and the entropy None.
+        """
+        with meter.redirect("eval"):
+            policy: Policy | None = served.clone() if hasattr(served, "clone") else None
+            rollout = (policy or served).sample(self.prepared.evaluation_prompts, self.uniforms)
+            point = self.scores(rollout, meter)
+            if policy is not None:
+                point |= self.divergence(policy, rollout, meter)
+            else:
+                point |= {"kl": getattr(served, "kl_bound", None), "entropy": None}
+        return point
+
+    @property
+    def uniforms(self) -> Float:
+        return self.prepared.evaluation_uniforms
+
+    def scores(self, rollout: Rollout, meter: ComputeMeter) -> Point:
+        """Means over the evaluation prompts of RM score, gold score and reply length (words, without EOS)."""
+        prepared = self.prepared
+        inputs = (prepared.evaluation_prompts, rollout.responses, rollout.mask)
+        reward_model = copy.copy(prepared.reward_model)
+        reward_model.charge = meter.reward_charge
+        gold = np.asarray(prepared.gold.score(*inputs), float)
+        words = rollout.mask > 0
+        if prepared.task.eos is not None:
+            words &= rollout.responses != prepared.task.eos
+        return {
+            "rm_score": float(reward_model.score(*inputs).mean()),
+            "gold_score": float(gold.mean()),
+            "gold_se": float(gold.std() / np.sqrt(len(gold))),
+            "length": float(words.sum(axis=1).mean()),
+        }
+
+    def divergence(self, policy: Policy, rollout: Rollout, meter: ComputeMeter) -> Point:
+        """Mean over replies of the summed per-state KL(policy || reference) and entropy, nats."""
+        inputs = (self.prepared.evaluation_prompts, rollout.responses, rollout.mask)
+        logits = policy.logits(*inputs)
+        reference = self.prepared.reference.clone()
+        reference.charge = meter.reference_charge  # type: ignore[attr-defined]
+        ref_logits = reference.logits(*inputs)
+        kl = categorical.kl_divergence(logits, ref_logits) * rollout.mask
+        entropy = categorical.entropy(logits) * rollout.mask
+        for kernel in ("kl_divergence", "entropy"):
+            meter.add("eval", flops.work(kernel, *logits.shape))
+        return {
+            "kl": max(float(kl.sum(axis=1).mean()), 0.0),
+            "entropy": float(entropy.sum(axis=1).mean()),
+        }
+
+    def serving(self, served: Sampler, policy: Policy, meter: ComputeMeter) -> int:
+        """Charge what `served` spends beyond one plain sample a prompt to `serve`; returns FLOPs per reply."""
+        prompts = self.prepared.evaluation_prompts
+
+        def cost(sampler: Sampler) -> ComputeMeter:
+            with meter.apart("serve") as account:
+                sampler.sample(prompts, self.uniforms)
+            return account
+
+        plain, spent = cost(policy), cost(served)
+        if served is not policy:
+            meter.add_difference(spent, plain)
+        return round(spent.flops["serve"] / len(prompts))
+
+    def replies(self, served: Sampler, n: int = 20) -> list[dict[str, Any]]:
+        """The first `n` evaluation prompts with the reply of the reference and of what is served, scored."""
+        task, prompts = self.prepared.task, self.prepared.evaluation_prompts[:n]
+        ours = served.sample(prompts, self.uniforms[:n])
+        theirs = self.prepared.reference.sample(prompts, self.uniforms[:n])
+        rows: list[dict[str, Any]] = [{"prompt": task.prompt_text(prompt)} for prompt in prompts]
+        for name, rollout in (("reference", theirs), ("reply", ours)):
+            inputs = (prompts, rollout.responses, rollout.mask)
+            rm, gold = self.prepared.reward_model.score(*inputs), self.prepared.gold.score(*inputs)
+            for i, row in enumerate(rows):
+                row[name] = task.response_text(rollout.responses[i], rollout.mask[i])
+                row[f"{name}_rm_score"], row[f"{name}_gold_score"] = float(rm[i]), float(gold[i])
+        return rows
+
+
+def finite(values: Any) -> bool:
+    """Whether all numbers of a metrics dictionary, or of an array, are finite."""
+    if isinstance(values, dict):
+        return all(v is None or np.isfinite(v) for v in values.values())
+    return bool(np.isfinite(values).all())

@@ -1,0 +1,146 @@
+"""What a worker process does: prepare one seed, run its arms, commit each; or compile what they will use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .environment import fingerprint
+from .errors import InputError
+from .pool import emit
+from .registry import Arm, load_task, parse_arm
+from .results import Result, RunStore, file_hash
+from .types import Metrics, Task
+
+
+@dataclass(frozen=True)
+class World:
+    """Which task, policy and budget; small enough to send to a worker."""
+
+    task: str
+    data: str | None
+    strict: bool
+    policy: str
+    budget: int | None
+    episodes: int
+
+    def open(self) -> Task:
+        return open_task(self.task, self.data, self.strict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One seed for one worker: prepare once, then run and commit each arm."""
+
+    world: World
+    seed: int
+    arms: tuple[tuple[str, str], ...]
+    """(what was typed, label)"""
+    manifests: tuple[dict[str, Any], ...]
+    folder: str
+
+
+def open_task(task: str, data: str | None, strict: bool = False) -> Task:
+    """The synthetic task called `task`, or the pairs of the file `data`."""
+    if data is None:
+        return load_task(task)
+    from .tasks.pairs import PairsTask
+
+    return PairsTask(path=data, strict=strict)
+
+
+def warm_up_job(arms: Sequence[Arm]) -> Job:
+    """A small job that goes through every kernel that the arms use."""
+    world = World("sentences-small:pairs=64,demos=64", None, False, "linear", None, 8)
+    return Job(world, 0, tuple((a.source, a.label) for a in arms), (), "")
+
+
+def work_on(job: Job) -> list[tuple[str, Result]]:
+    """Prepare the job's seed, run its arms, commit each; a job without manifests only compiles."""
+    from .prepare import prepare
+    from .run import run
+
+    if not job.manifests:
+        return warm_up(job)
+    prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
+    store, environment = RunStore(Path(job.folder)), fingerprint()
+    results = []
+    for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
+        arm = parse_arm(typed, label)
+        refuse_changed(job.world, arm, manifest["inputs"]["sources"])
+        result = run(
+            prepared,
+            arm,
+            budget=job.world.budget,
+            jit_seconds=_compiled["seconds"],
+            progress=_reporter(label, job.seed),
+        )
+        if result.status in ("done", "diverged"):
+            store.commit(
+                store.key(manifest["inputs"]),
+                {**manifest, "environment": environment, "facts": prepared.facts},
+                result,
+            )
+        emit({"kind": "run", "label": label, "seed": job.seed, "status": result.status})
+        results.append((label, result))
+    return results
+
+
+def refuse_changed(world: World, arm: Arm, hashes: Mapping[str, str]) -> None:
+    """A run must not be kept under the key of a file that somebody has edited since the comparison began."""
+    read = [(arm.file, hashes["algorithm"])] + ([(Path(world.data), hashes["data"])] if world.data else [])
+    for path, before in read:
+        if file_hash(path) != before:
+            raise InputError(
+                f"{path} was changed while the comparison ran; the same command starts anew with it"
+            )
+
+
+_compiled = {"seconds": 0.0}
+
+
+class _Enough(Exception):
+    """The warm-up has seen two yields."""
+
+
+def warm_up(job: Job) -> list[tuple[str, Result]]:
+    """Run each arm for two yields on a small world, so that all it needs is compiled; report the time."""
+    from numba.core import event
+
+    from .prepare import prepare
+    from .run import run
+
+    emit({"kind": "jit", "state": "start"})
+    started, compiling = time.perf_counter(), [0.0]
+    with event.install_timer("numba:compile", lambda seconds: compiling.__setitem__(0, seconds)):
+        prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
+        for typed, label in job.arms:
+            yields: list[float] = []
+
+            def count(share: float, metrics: Metrics, yields: list[float] = yields) -> None:
+                yields.append(share)
+                if len(yields) == 2:
+                    raise _Enough
+
+            with suppress(_Enough):
+                run(prepared, parse_arm(typed, label), progress=count)
+    _compiled["seconds"] = compiling[0]
+    emit({"kind": "jit", "state": "done", "seconds": compiling[0], "wall": time.perf_counter() - started})
+    return []
+
+
+def _reporter(label: str, seed: int) -> Callable[[float, Metrics], None]:
+    """Tell the parent where a run stands, ten times a second at most."""
+    last = [0.0]
+
+    def report(share: float, metrics: Metrics) -> None:
+        now = time.perf_counter()
+        if now - last[0] >= 0.1 or share >= 1.0:
+            last[0] = now
+            emit({"kind": "point", "label": label, "seed": seed, "share": share, "metrics": metrics})
+
+    return report

@@ -1,0 +1,22 @@
+"""Diagnostics. They are the observer's, not the method's: no update depends on them and nothing here is charged."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .types import Float
+
+
+def mean(values: Float) -> float:
+    """Mean of all entries."""
+    return float(np.mean(values))
+
+
+def sequence_mean(values: Float) -> float:
+    """Mean over sequences of the sum over tokens; `values` (B, T) with 0 on padding."""
+    return float(np.sum(values, axis=1).mean())
+
+
+def accuracy(higher: Float, lower: Float) -> float:
+    """Share of entries where `higher` is above `lower`; ties count half."""
+    return float(np.mean(higher > lower) + 0.5 * np.mean(higher == lower))

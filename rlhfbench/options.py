@@ -1,0 +1,129 @@
+"""`field=value` overrides on frozen dataclasses, with the nearest valid name when one is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any, TypeVar
+
+from .errors import InputError
+
+T = TypeVar("T")
+
+
+def require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raise an `InputError` that names the field, what came and what is needed."""
+    if not condition:
+        raise InputError(f"{name} must be {expected}, got {value}")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the closest valid name, else the list of them."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; choose from {', '.join(valid) or 'nothing'}"
+
+
+def split_overrides(text: str) -> tuple[str, dict[str, str]]:
+    """Split ``name:a=1,b=2`` into the name and its overrides.
+
+    >>> split_overrides("ppo:beta=0.1,cliprange=0.2")
+    ('ppo', {'beta': '0.1', 'cliprange': '0.2'})
+    """
+    name, colon, rest = text.partition(":")
+    overrides: dict[str, str] = {}
+    for item in rest.split(",") if colon else ():
+        field, equals, value = item.partition("=")
+        if not equals or not field or not value:
+            raise InputError(f"'{text}': expected name:field=value,field=value, got '{item}'")
+        if field in overrides:
+            raise InputError(f"'{text}': field '{field}' is given twice")
+        overrides[field] = value
+    return name, overrides
+
+
+def build(cls: type[T], overrides: Mapping[str, Any], where: str) -> T:
+    """Make the frozen dataclass `cls` with string or typed `overrides`; `where` begins every error."""
+    fields = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in overrides.items():
+        if name not in fields:
+            raise InputError(f"{where}: no field '{name}'{nearest(name, fields)}")
+        values[name] = _convert(value, hints[name], f"{where}: {name}")
+    try:
+        made = cls(**values)
+    except (
+        InputError,
+        ValueError,
+        TypeError,
+    ) as error:  # what a `__post_init__` refuses, or a field without value
+        raise InputError(f"{where}: {error}") from None
+    for name in sorted(fields):
+        value = getattr(made, name)
+        if not _plain(value):
+            raise InputError(
+                f"{where}: {name} must be a finite number, text or a list of these, got {value!r}"
+            )
+    return made
+
+
+def _plain(value: Any) -> bool:
+    """Whether JSON can hold it, which a run's key and manifest need."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_plain, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _plain(item) for key, item in value.items())
+    return value is None or isinstance(value, str) or (isinstance(value, Real) and math.isfinite(value))
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        (hint,) = (a for a in arguments if a is not type(None))
+        arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in arguments:
+            raise InputError(f"{where}: '{value}' is not valid{nearest(str(value), map(str, arguments))}")
+        return value
+    if hint is bool:
+        return _boolean(value, where)
+    if hint is int:
+        return _integer(value, where)
+    if hint is float:
+        return _number(value, where)
+    return str(value)
+
+
+def _boolean(value: Any, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).lower() not in words:
+        raise InputError(f"{where} must be true or false, got '{value}'")
+    return words[str(value).lower()]
+
+
+def _integer(value: Any, where: str) -> int:
+    try:
+        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where} must be a whole number, got '{value}'") from None
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{where} must be a number, got '{value}'") from None
+    if not math.isfinite(number):
+        raise InputError(f"{where} must be a finite number, got '{value}'")
+    return number

@@ -1,0 +1,132 @@
+"""What a comparison will do: the world, the key of every run, what the store holds, and the jobs that remain."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kernels import flops
+
+from .jobs import Job, World, open_task
+from .options import require
+from .registry import ROOT, Arm, check_policy
+from .results import Result, RunStore, file_hash, load_run, source_hash
+
+EPISODES, DATA_EPISODES = 1024, 256
+SHARED_SOURCES = (
+    *("compute.py", "data.py", "evaluation.py", "kl_control.py", "metrics.py", "optimizer.py", "prepare.py"),
+    *("run.py", "seeding.py", "text.py", "policies", "rewards", "tasks"),
+)
+"""Code that every run goes through: part of every run's key, with all kernels."""
+
+Which = tuple[str, int]
+"""A run of the plan: arm label and seed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a comparison: every arm on seeds 0 … `seeds` - 1 of one world, kept in `store`."""
+
+    arms: Sequence[Arm]
+    world: World
+    seeds: int
+    store: RunStore
+
+    @cached_property
+    def inputs(self) -> dict[Which, dict[str, Any]]:
+        """For each run all that determines it."""
+        sources, task = source_hashes(self.arms, self.world), task_inputs(self.world)
+        return {
+            (a.label, seed): {**task, **arm_inputs(a, sources), "seed": seed}
+            for a in self.arms
+            for seed in range(self.seeds)
+        }
+
+    @cached_property
+    def keys(self) -> dict[Which, str]:
+        """For each run the hash of its inputs, under which the store knows it."""
+        return {which: self.store.key(inputs) for which, inputs in self.inputs.items()}
+
+    def stored(self) -> dict[Which, Result]:
+        """The runs that the store holds now."""
+        found = ((which, self.store.find(key)) for which, key in self.keys.items())
+        return {which: result for which, result in found if result is not None}
+
+    def jobs(self, have: Mapping[Which, Result]) -> list[Job]:
+        """One job for each seed that lacks a run."""
+        work = []
+        for seed in range(self.seeds):
+            missing = [a for a in self.arms if (a.label, seed) not in have]
+            if missing:
+                manifests = tuple({"inputs": self.inputs[a.label, seed], "typed": a.source} for a in missing)
+                arms = tuple((a.source, a.label) for a in missing)
+                work.append(Job(self.world, seed, arms, manifests, str(self.store.root)))
+        return work
+
+    def example(self) -> Path | None:
+        """Folder of the first stored run."""
+        folders = (self.store.folder(key) for key in self.keys.values())
+        return next((folder for folder in folders if folder is not None), None)
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the world, from the first stored run."""
+        folder = self.example()
+        facts: dict[str, Any] = {} if folder is None else load_run(folder)[0].get("facts", {})
+        return facts
+
+
+def make_world(task: str, data: str | None, strict: bool, policy: str | None, budget: float | None) -> World:
+    """Check the choices against each other; `budget` is in GFLOP."""
+    require(budget is None or 0 < budget < 1e12, "budget", budget, "above 0 (GFLOP)")
+    return World(
+        task="pairs" if data is not None else task,
+        data=data,
+        strict=strict,
+        policy=check_policy(open_task(task, data, strict), policy),
+        budget=None if budget is None else max(int(budget * 1e9), 1),
+        episodes=EPISODES if data is None else DATA_EPISODES,
+    )
+
+
+def source_hashes(arms: Sequence[Arm], world: World) -> dict[str, str]:
+    """Hashes of all code and data that the runs depend on."""
+    kernels = Path(str(flops.__file__)).parent
+    hashes = {
+        "kernels": source_hash(sorted(kernels.glob("*.py"))),
+        "shared": source_hash([ROOT / name for name in SHARED_SOURCES]),
+        "data": file_hash(Path(world.data)) if world.data else "",
+    }
+    return hashes | {f"algorithm {a.label}": file_hash(a.file) for a in arms}
+
+
+def task_inputs(world: World) -> dict[str, Any]:
+    """What of the world determines a run."""
+    task = world.open()
+    fields = asdict(task)  # type: ignore[call-overload]
+    options = {name: value for name, value in fields.items() if name != "path" and not name.startswith("_")}
+    return {
+        "schema": 1,
+        "task": task.name,
+        "task_options": options,
+        "gold": task.gold,
+        "task_source": file_hash(Path(inspect.getfile(type(task)))),
+        "policy": world.policy,
+        "budget": world.budget,
+        "episodes": world.episodes,
+    }
+
+
+def arm_inputs(arm: Arm, sources: Mapping[str, str]) -> dict[str, Any]:
+    """What of the arm, the code and the data determines a run."""
+    shared = ("kernels", "shared", "data")
+    return {
+        "algorithm": arm.spec.name,
+        "config": asdict(arm.config),
+        "label": arm.label,
+        "sources": {name: sources[name] for name in shared}
+        | {"algorithm": sources[f"algorithm {arm.label}"]},
+    }

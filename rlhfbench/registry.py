@@ -1,0 +1,219 @@
+"""Finding algorithms, tasks and policies by name; built-ins are listed from their files, without importing them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import InputError
+from .options import build, nearest, split_overrides
+from .types import AlgorithmSpec, Task
+
+ROOT = Path(__file__).parent
+TASKS = {
+    "words": "words:Words",
+    "sentences": "sentences:Sentences",
+    "sentences-small": "sentences:SentencesSmall",
+}
+"""Tasks by name; `pairs` is chosen by --data."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One competitor: an algorithm with its configuration, under the label that tables show."""
+
+    label: str
+    spec: AlgorithmSpec
+    config: Any
+    source: str
+    """What was typed, so that a worker can build the same arm."""
+    file: Path
+    """Where the algorithm's code is; its hash is part of a run's key."""
+
+
+def builtin_names(folder: str) -> list[str]:
+    """Names of the files of `folder`, as people type them."""
+    return sorted(path.stem for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("_"))
+
+
+def _plugins(kind: str) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"rlhfbench.{kind}"):
+        if point.name in found:
+            rivals = f"{found[point.name].value} and {point.value}"
+            raise InputError(f"two packages provide {kind[:-1]} '{point.name}': {rivals}; uninstall one")
+        found[point.name] = point
+    return found
+
+
+def algorithm_names() -> list[str]:
+    """Built-in algorithms and those of installed packages."""
+    return sorted({*builtin_names("algorithms"), *_plugins("algorithms")})
+
+
+def task_names() -> list[str]:
+    """Built-in tasks and those of installed packages."""
+    return sorted({*TASKS, *_plugins("tasks")})
+
+
+def load_algorithm(name: str) -> tuple[AlgorithmSpec, Path]:
+    """The algorithm called `name`: a built-in, an entry point, or ``./file.py:function``."""
+    file = _in_file(name)
+    if file:
+        return _from_file(Path(file["file"]), file["function"] or "")
+    if name in builtin_names("algorithms"):
+        module = importlib.import_module(f"rlhfbench.algorithms.{name}")
+        return _spec_in(module, name), Path(str(module.__file__))
+    plugins = _plugins("algorithms")
+    if name not in plugins:
+        raise InputError(f"unknown algorithm '{name}'{nearest(name, algorithm_names())}")
+    try:
+        function = plugins[name].load()
+    except Exception as error:
+        raise InputError(
+            f"algorithm '{name}' of package entry point {plugins[name].value}: {error}"
+        ) from error
+    if not hasattr(function, "spec"):
+        raise InputError(
+            f"{plugins[name].value} is not an algorithm: decorate it with rlhfbench.types.register"
+        )
+    return function.spec, Path(inspect.getfile(function))
+
+
+def _spec_in(module: ModuleType, name: str) -> AlgorithmSpec:
+    specs: list[AlgorithmSpec] = [v.spec for v in vars(module).values() if hasattr(v, "spec")]
+    for spec in specs:
+        if isinstance(spec, AlgorithmSpec) and spec.name == name:
+            return spec
+    raise InputError(f"{module.__file__}: no algorithm registered as '{name}'")
+
+
+_IN_FILE = re.compile(r"(?P<file>.+?\.py)(:(?P<function>[^:@=]+)(?=[:@]|$))?(?P<rest>([:@].*)?)", re.DOTALL)
+_NAMED = re.compile(r"[\w-]+(@[\w-]*)?:\w+=")
+
+
+def _in_file(text: str) -> re.Match[str] | None:
+    """The parts of ``./file.py[:function]`` and what follows them; None where `text` begins with a plain name."""
+    return None if _NAMED.match(text) else _IN_FILE.fullmatch(text)
+
+
+def _from_file(path: Path, function: str) -> tuple[AlgorithmSpec, Path]:
+    """The algorithm `function` of a file, or the only one that it registers."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected ./file.py:function")
+    name = f"rlhfbench_user_{path.stem}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    try:
+        # Not through the import system: its bytecode cache misses an edit of the same second and size.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        line = getattr(error, "lineno", None) or _line_in(error, path)
+        raise InputError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    specs: dict[str, AlgorithmSpec] = {
+        key: value.spec
+        for key, value in vars(module).items()
+        if isinstance(getattr(value, "spec", None), AlgorithmSpec) and value.__module__ == name
+    }
+    if function and function not in specs:
+        raise InputError(f"{path}: no registered algorithm '{function}'{nearest(function, specs)}")
+    if not function and len(specs) != 1:
+        raise InputError(f"{path}: registers {len(specs)} algorithms; write {path}:name")
+    return specs[function or next(iter(specs))], path.resolve()
+
+
+def _line_in(error: BaseException, path: Path) -> int | str:
+    trace, line = error.__traceback__, "?"
+    while trace is not None:
+        if Path(
+            trace.tb_frame.f_code.co_filename
+        ) == path.resolve() or trace.tb_frame.f_code.co_filename == str(path):
+            line = str(trace.tb_lineno)
+        trace = trace.tb_next
+    return line
+
+
+def split_arm(text: str) -> tuple[str, str | None, dict[str, str]]:
+    """Name, preset and overrides of ``name[@preset][:field=value,...]``; the name may be ``./file.py:function``."""
+    file = _in_file(text)
+    name, rest = (text[: file.start("rest")], file["rest"]) if file else ("", text)
+    head, overrides = split_overrides(rest)
+    first, at, preset = head.partition("@")
+    return name + first, preset if at else None, overrides
+
+
+def parse_arm(text: str, label: str | None = None) -> Arm:
+    """Build the arm that ``name[@preset][:field=value,...]`` describes."""
+    name, preset, overrides = split_arm(text)
+    spec, file = load_algorithm(name)
+    if not is_dataclass(spec.config):
+        raise InputError(f"{spec.name}: its configuration has to be a dataclass, got {spec.config!r}")
+    values: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in spec.presets:
+            raise InputError(f"{spec.name} has no preset '{preset}'{nearest(preset, spec.presets)}")
+        values.update(spec.presets[preset])
+    values.update(overrides)
+    if "kl_coef" in values and "beta" in spec.config.__dataclass_fields__:
+        if "beta" in overrides:
+            raise InputError(f"'{text}': field 'beta' is given twice, once as kl_coef")
+        values["beta"] = values.pop("kl_coef")
+    config = build(spec.config, values, spec.name)
+    shown = spec.name + (f"@{preset}" if preset else "")
+    return Arm(label or shown, spec, config, text, file)
+
+
+def parse_arms(texts: list[str]) -> list[Arm]:
+    """The arms of a comparison; a repeated label gets #2, #3, …
+
+    >>> [arm.label for arm in parse_arms(["dpo", "dpo:beta=0.2"])]
+    ['dpo', 'dpo#2']
+    """
+    arms: list[Arm] = []
+    for text in texts:
+        arm = parse_arm(text)
+        numbered = itertools.chain([arm.label], (f"{arm.label}#{i}" for i in itertools.count(2)))
+        label = next(label for label in numbered if label not in {a.label for a in arms})
+        arms.append(replace(arm, label=label))
+    return arms
+
+
+def load_task(text: str) -> Task:
+    """Build the task that ``name[:field=value,...]`` describes."""
+    name, overrides = split_overrides(text)
+    if name in TASKS:
+        module, attribute = TASKS[name].split(":")
+        task_class: Callable[..., Any] = getattr(
+            importlib.import_module(f"rlhfbench.tasks.{module}"), attribute
+        )
+    else:
+        plugins = _plugins("tasks")
+        if name not in plugins:
+            hint = "; for a file use --data FILE" if name == "pairs" else nearest(name, task_names())
+            raise InputError(f"unknown task '{name}'{hint}")
+        task_class = plugins[name].load()
+    task: Task = build(task_class, overrides, f"task {name}")  # type: ignore[arg-type]
+    return task
+
+
+def check_policy(task: Task, policy: str | None) -> str:
+    """The policy to use: the one asked for if it fits the task, the task's default otherwise."""
+    known = builtin_names("policies")
+    if policy is None:
+        return task.policies[0]
+    if policy not in known:
+        raise InputError(f"unknown policy '{policy}'{nearest(policy, known)}")
+    if policy not in task.policies:
+        fits = " or ".join(task.policies)
+        raise InputError(f"policy '{policy}' does not fit task '{task.name}'; what fits is {fits}")
+    return policy

@@ -1,0 +1,333 @@
+"""One run: an algorithm on a prepared seed, with the harness owning budget, clock, evaluation and stopping."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kernels import flops
+
+from .compute import Clock, ComputeMeter
+from .environment import peak_rss_bytes, reset_peak_rss
+from .errors import InputError
+from .evaluation import Evaluator, Point, finite
+from .optimizer import AdamW
+from .prepare import Prepared
+from .registry import Arm
+from .results import Result
+from .seeding import stream
+from .types import Int, Metrics, Policy, PreferencePairs, RewardModel, Sampler, Status
+
+CHECKPOINTS = 20
+IDLE_YIELDS = 100
+"""With a budget, an algorithm that charges nothing over so many yields would never end."""
+FINISHED: Any = object()
+Progress = Callable[[float, Metrics], None]
+
+
+class AlgorithmFailed(Exception):
+    """The algorithm's own code raised, or gave what is no metrics: an outcome of the run, not of the program."""
+
+
+@contextmanager
+def algorithms_own() -> Iterator[None]:
+    """Around every call of the algorithm's code: whatever it raises is its failure; `InputError` is a person's.
+
+    What overflows is seen in the metrics, and the run has diverged: NumPy need not warn of it on the terminal.
+    """
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise AlgorithmFailed(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+
+def numbers(metrics: Any) -> Metrics:
+    """What an algorithm yielded, as name -> float."""
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (AttributeError, TypeError, ValueError):
+        shown = f"{type(metrics).__name__} {metrics!r}"
+        shown = shown if len(shown) <= 80 else shown[:79] + "…"
+        raise AlgorithmFailed(f"it yielded {shown}; a dictionary of name -> number is needed") from None
+
+
+class RunSetup:
+    """What the algorithm is handed (`rlhfbench.types.Setup`), wired to the run's meter."""
+
+    def __init__(self, prepared: Prepared, arm: Arm, meter: ComputeMeter, budget: int | None) -> None:
+        self._prepared, self._arm, self._meter, self._budget = prepared, arm, meter, budget
+        self.policy = prepared.reference.clone()
+        self.policy.charge = meter.policy_charge  # type: ignore[attr-defined]
+        self.reference: Policy = prepared.reference.clone()
+        self.reference.params.flags.writeable = (
+            False  # frozen: writing to it is an error, not a quiet mistake
+        )
+        self.reference.charge = meter.reference_charge  # type: ignore[attr-defined]
+        self.rng = stream(prepared.seed, "arm", arm.label)
+        self._prompt_rng = stream(prepared.seed, "arm", arm.label, "prompts")
+        self.served: Sampler = self.policy
+        # Copies: what one arm writes into them must reach neither evaluation nor the other arms of the seed.
+        self._reward_model = copy.deepcopy(prepared.reward_model)
+        self._reward_model.charge = meter.reward_charge
+        self._preferences = copy.deepcopy(prepared.preferences)
+        self.planned, self.done, self._in_step = 0, 0, False
+
+    @property
+    def reward_model(self) -> RewardModel:
+        self._need("reward_model")
+        return self._reward_model
+
+    @property
+    def preferences(self) -> PreferencePairs:
+        self._need("preferences")
+        return self._preferences
+
+    def _need(self, need: Any) -> None:
+        if need not in self._arm.spec.needs:
+            raise InputError(
+                f"algorithm '{self._arm.spec.name}' uses {need} but does not declare it: "
+                f'add needs={{"{need}"}} to its register(), so that it is charged'
+            )
+
+    def prompts(self, n: int) -> Int:
+        return self._prepared.task.prompts(n, self._prompt_rng)
+
+    def optimizer(self, learning_rate: float, **options: float) -> AdamW:
+        def charge(work: flops.Work) -> None:
+            self._meter.update_charge(work)
+
+        return AdamW(
+            self.policy.params,
+            self.policy.grads,
+            learning_rate,
+            charge=charge,
+            count=lambda: self._meter.count("optimizer_steps", 1),
+            **options,
+        )
+
+    def steps(self, planned: int) -> Iterator[int]:
+        self.planned = planned
+        for index in range(planned) if self._budget is None else itertools.count():
+            self._in_step = True
+            yield index
+
+    def step_done(self) -> None:
+        """The harness's: the algorithm has yielded."""
+        self.done += self._in_step
+        self._in_step = False
+
+    def progress(self) -> float:
+        if self._budget is not None:
+            return min(self._meter.charged_flops / self._budget, 1.0)
+        return self.done / self.planned if self.planned else 0.0
+
+    def charge(self, kernel: str, *shape: int) -> None:
+        self._meter.update_charge(flops.work(kernel, *shape))
+
+
+@dataclass
+class Curve:
+    """The points of a run, with the training metrics averaged since the point before."""
+
+    points: list[dict[str, Any]]
+    pending: list[Metrics]
+
+    def add(self, update: int, flops: int, point: Point) -> None:
+        names = {name: None for metrics in self.pending for name in metrics}
+        means = {n: float(np.mean([m[n] for m in self.pending if n in m])) for n in names}
+        counted = {"update": update, "flops": flops, **point}
+        self.points.append(counted | {n: mean for n, mean in means.items() if n not in counted})
+        self.pending.clear()
+
+
+def run(
+    prepared: Prepared,
+    arm: Arm,
+    *,
+    budget: int | None = None,
+    checkpoints: int = CHECKPOINTS,
+    jit_seconds: float = 0.0,
+    time_limit: float | None = None,
+    progress: Progress | None = None,
+    evaluator: type[Evaluator] = Evaluator,
+) -> Result:
+    """Train `arm` on `prepared` and evaluate it on the way.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    arm : Arm
+    budget : int, optional
+        Charged FLOPs after which the algorithm is stopped; it overshoots by one yield at most.
+    checkpoints : int
+        Evaluations after the first, at equal fractions of the planned updates or of the budget.
+    jit_seconds : float
+        Compile time of the session, shown beside the result.
+    time_limit : float, optional
+        Seconds of the algorithm's own wall time after which the run is `timeout`.
+    progress : callable (share done, metrics), optional
+    evaluator : type
+        `Evaluator`, or a subclass that watches it.
+
+    Returns
+    -------
+    Result
+        With status done, diverged, error or timeout, and a message where there is something to say of it. What did
+        not finish keeps the starting scores as its outcome, so that it stays in every average.
+    """
+    reset_peak_rss()
+    this = _Run(prepared, arm, evaluator(prepared), budget, checkpoints, time_limit, progress)
+    status: Status
+    message: str | None
+    try:
+        status, message = this.train()
+        if status == "done":
+            this.serve()
+    except AlgorithmFailed as failure:
+        status, message = "error", str(failure)
+    return this.result(status, message, jit_seconds)
+
+
+class _Run:
+    """The state of one run: meter, clock, curve, and the setup that the algorithm holds."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        arm: Arm,
+        evaluator: Evaluator,
+        budget: int | None,
+        checkpoints: int,
+        time_limit: float | None,
+        progress: Progress | None,
+    ) -> None:
+        self.prepared, self.arm, self.budget, self.checkpoints = prepared, arm, budget, checkpoints
+        self.time_limit, self.progress = time_limit, progress
+        self.meter, self.clock, self.curve = ComputeMeter(), Clock(), Curve([], [])
+        self.evaluator = evaluator
+        self.flops_per_reply: int | None = None  # until it has been served
+        self.replies = list[dict[str, Any]]()
+        self._charge_shared_work()
+        self.setup = RunSetup(prepared, arm, self.meter, budget)
+        self.curve.add(0, self.meter.charged_flops, self.evaluator.point(self.setup.policy, self.meter))
+        self._evaluated: tuple[int, Sampler] = (0, self.setup.policy)
+
+    @property
+    def needs_reward_model(self) -> bool:
+        return "reward_model" in self.arm.spec.needs
+
+    def _charge_shared_work(self) -> None:
+        """SFT is shown to all and charged to none; RM training and labels are charged to whoever needs them."""
+        shared = self.prepared.meter
+        for phase in ["sft"] + ["rm_train"] * self.needs_reward_model:
+            self.meter.add(phase, flops.Work(shared.flops[phase], shared.transcendentals[phase]))
+        if self.arm.spec.needs & {"reward_model", "preferences"}:
+            self.meter.count("labels", len(self.prepared.preferences))
+
+    def train(self) -> tuple[Status, str | None]:
+        """Drive the generator; the clock runs only while the algorithm does."""
+        if self._budget_spent():
+            return "done", "the budget was spent before the first update"
+        with algorithms_own():
+            steps = self.arm.spec.function(self.setup, self.arm.config)
+        reached, idle, spent = 0, 0, self.meter.charged_flops
+        while True:
+            self.clock.start()
+            try:
+                with algorithms_own():
+                    metrics = next(steps, FINISHED)
+            finally:
+                self.clock.stop()
+            if metrics is FINISHED:
+                break
+            metrics = numbers(metrics)
+            self.setup.step_done()
+            self.curve.pending.append(metrics)
+            if not finite(metrics):
+                return "diverged", f"a metric is not finite at update {self.setup.done}"
+            share = self.setup.progress()
+            if self.progress is not None:
+                self.progress(share, metrics)
+            due = int(share * self.checkpoints + 1e-9)
+            if due > reached and not self._checkpoint():
+                return "diverged", f"a parameter or score is not finite at update {self.setup.done}"
+            reached = max(due, reached)
+            if self._budget_spent():
+                break
+            idle = idle + 1 if self.meter.charged_flops == spent else 0
+            spent = self.meter.charged_flops
+            if self.budget is not None and idle >= IDLE_YIELDS:
+                return "error", f"nothing was charged in {idle} yields: the budget would never be spent"
+            if self.time_limit is not None and self.clock.wall_seconds > self.time_limit:
+                return "timeout", f"stopped after {self.time_limit:g} s at update {self.setup.done}"
+        update, served = self._evaluated
+        fresh = update == self.setup.done and served is self.setup.served
+        if not fresh and not self._checkpoint():
+            return "diverged", "a parameter or score is not finite at the end"
+        return "done", None
+
+    def _budget_spent(self) -> bool:
+        return self.budget is not None and self.meter.charged_flops >= self.budget
+
+    def _checkpoint(self) -> bool:
+        """Append a point; False where something is not finite."""
+        if not finite(self.setup.policy.params):
+            return False
+        with algorithms_own():
+            point = self.evaluator.point(self.setup.served, self.meter)
+        if not finite(point):
+            return False
+        self.curve.add(self.setup.done, self.meter.charged_flops, point)
+        self._evaluated = (self.setup.done, self.setup.served)
+        return True
+
+    def serve(self) -> None:
+        """Charge serving and keep some replies; a sampler's seconds are its own, a plain policy's evaluation's."""
+        own = self.setup.served is not self.setup.policy
+        with algorithms_own():
+            if own:
+                self.clock.start()
+            try:
+                served, policy = self.setup.served, self.setup.policy
+                self.flops_per_reply = self.evaluator.serving(served, policy, self.meter)
+            finally:
+                if own:
+                    self.clock.stop()
+            with self.meter.redirect("eval"):
+                self.replies = self.evaluator.replies(self.setup.served)
+
+    def result(self, status: Status, message: str | None, jit_seconds: float) -> Result:
+        """The record of the run."""
+        start, final = self.curve.points[0], dict(self.curve.points[-1])
+        reference = {name: start[name] for name in ("rm_score", "gold_score")}
+        if status != "done":
+            final |= reference | {"kl": None, "entropy": None, "length": None}
+        shared_seconds = self.prepared.rm_seconds * self.needs_reward_model
+        compute = {
+            **self.meter.as_dict(),
+            "flops_per_reply": self.flops_per_reply,
+            "cpu_seconds": self.clock.cpu_seconds + shared_seconds,
+            "wall_seconds": self.clock.wall_seconds + shared_seconds,
+            "jit_seconds": jit_seconds,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+        outcome = {name: final[name] for name in ("rm_score", "gold_score", "kl", "entropy", "length")}
+        return Result(
+            seed=self.prepared.seed,
+            status=status,
+            reference=reference,
+            compute=compute,
+            curve=self.curve.points,
+            message=message,
+            replies=self.replies,
+            **outcome,
+        )

@@ -1,0 +1,175 @@
+"""What is shown of one run, of a reward model, of what there is to choose from, and of a conformance check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .hacking import kl_warnings, reward_hacking
+from .layout import Block, Note, Sheet, fixed, gold_name, percent, sparkline, unit
+from .records import Result
+
+if TYPE_CHECKING:
+    from .conformance import Check
+    from .reward_report import RewardReport
+
+EVALUATED = ("update", "flops", "rm_score", "gold_score", "kl", "entropy", "length")
+REPLIES = 20
+
+
+def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
+    """One stored run: its inputs, scores and diagnostics over updates, and replies side by side."""
+    inputs = manifest["inputs"]
+    gold = gold_name(str(inputs.get("gold")))
+    label = str(inputs.get("label", "run"))
+    message = f" ({result.message})" if result.message else ""
+    policy = inputs.get("policy", "?")
+    world = manifest.get("facts", {}).get("file") or inputs.get("task", "?")
+    title = f"{label} on {world}, {policy} policy, seed {result.seed}: {result.status}{message}"
+    blocks: list[Block] = [Note(title, "bold")]
+    config = inputs.get("config")
+    if isinstance(config, dict):
+        blocks.append(Note(", ".join(f"{name}={value}" for name, value in config.items()), "dim"))
+    if result.curve:
+        blocks += [points_sheet(result, gold), diagnostics_sheet(result)]
+        hacked, reason = reward_hacking(result.curve)
+        reason = reason.replace("gold", gold)
+        blocks.append(Note(f"Reward hacking: {'yes' if hacked else 'no'}; {reason}."))
+        blocks += [Note(f"KL monitor: {line}.", "yellow") for line in kl_warnings(result.curve)]
+    if result.replies:
+        blocks.append(replies_sheet(result, label, gold))
+    return blocks
+
+
+def points_sheet(result: Result, gold: str) -> Sheet:
+    """The evaluations of a run, one row each."""
+    scale, prefix = unit([p["flops"] for p in result.curve])
+    head = ("update", f"{prefix}FLOP", "RM score", gold, "KL", "entropy", "length")
+    rows = [
+        (
+            f"{point['update']:,}",
+            fixed(point["flops"] / scale, 2),
+            *(fixed(point.get(name), 2) for name in EVALUATED[2:]),
+        )
+        for point in result.curve
+    ]
+    return Sheet(head, rows, "Evaluations (RM score in reference sd; KL and entropy in nats)")
+
+
+def diagnostics_sheet(result: Result) -> Sheet:
+    """What the algorithm said of itself, each as a curve over the run; a point is the mean since the one before."""
+    evaluated = {*EVALUATED, "gold_se"}
+    names = dict.fromkeys(name for point in result.curve for name in point if name not in evaluated)
+    rows = []
+    for name in names:
+        values = [point.get(name) for point in result.curve]
+        known = [v for v in values if v is not None]
+        ends = (known[-1], min(known), max(known)) if known else ()
+        rows.append((name, sparkline(values), *(f"{v:.3g}" for v in ends)))
+    head = ("diagnostic", "over the run", "last", "lowest", "highest")
+    return Sheet(head, [row for row in rows if len(row) == len(head)], "Diagnostics")
+
+
+def replies_sheet(result: Result, label: str, gold: str) -> Sheet:
+    """Replies of the reference and of the arm to the same prompts, with scores."""
+
+    def cell(row: Mapping[str, Any], name: str) -> str:
+        scores = [
+            (word, row.get(f"{name}_{kind}")) for word, kind in (("RM", "rm_score"), (gold, "gold_score"))
+        ]
+        shown = ", ".join(
+            f"{word} {fixed(value)}" for word, value in scores if isinstance(value, int | float)
+        )
+        return f"{row[name]}\n({shown})" if shown else str(row[name])
+
+    rows = [(row["prompt"], cell(row, "reference"), cell(row, "reply")) for row in result.replies[:REPLIES]]
+    return Sheet(("prompt", "reference", label), rows, "Replies", prose=True)
+
+
+# --- reward model --------------------------------------------------------------------------------------------------
+
+
+def reward_blocks(report: RewardReport, source: str) -> list[Block]:
+    """Held-out quality of a reward model, and the words that weigh most."""
+    rows = [
+        ("accuracy", f"{percent(report.accuracy)} [{100 * report.low:.1f}, {100 * report.high:.1f}]"),
+        ("'the longer one wins'", f"{percent(report.length_rule_accuracy)}"),
+    ]
+    if report.matched_length_accuracy is not None:
+        n = report.matched_length_pairs
+        rows.append(("accuracy, equal lengths", f"{percent(report.matched_length_accuracy)} (n = {n:,})"))
+    rows += [
+        ("log loss, nats", f"{fixed(report.log_loss, 3)} (chance 0.693)"),
+        ("calibration error", fixed(report.ece, 3)),
+    ]
+    title = f"Reward model on {source}: {report.pairs:,} pairs to train on, {report.held_out:,} held out"
+    blocks: list[Block] = [
+        Note(title, "bold"),
+        Sheet(("held-out pairs", "value"), rows),
+        Note(
+            f"Held out: {report.split}. Brackets: 95 % Wilson interval, n = {report.held_out:,}. Equal scores count "
+            "half. Calibration error: expected, 10 bins of the probability of the preferred reply.",
+            "dim",
+        ),
+    ]
+    if report.skipped:
+        blocks.append(Note(report.skipped, "yellow"))
+    return [*blocks, words_sheet(report)]
+
+
+def words_sheet(report: RewardReport) -> Sheet:
+    """The words that weigh most for and against a reply."""
+    longest = max(len(report.positive), len(report.negative))
+    rows = []
+    for i in range(longest):
+        cells: list[str] = []
+        for found in (report.positive, report.negative):
+            cells += [_short(found[i][0]), f"{found[i][1]:+.2f}"] if i < len(found) else ["", ""]
+        rows.append((str(i + 1), *cells))
+    return Sheet(
+        ("", "for", "weight", "against", "weight"), rows, "Words that weigh most (log-odds an occurrence)"
+    )
+
+
+def _short(word: str, most: int = 20) -> str:
+    return word if len(word) <= most else word[: most - 1] + "…"
+
+
+# --- what there is -------------------------------------------------------------------------------------------------
+
+
+def list_blocks(
+    algorithms: Sequence[Mapping[str, Any]],
+    tasks: Sequence[tuple[str, str, str]],
+    policies: Sequence[tuple[str, str]],
+) -> list[Block]:
+    """Algorithms (name, doc, needs, presets), tasks (name, doc, policies) and policies (name, doc)."""
+    blocks: list[Block] = [Note("Algorithms: name[@preset][:field=value,...]", "bold")]
+    for entry in algorithms:
+        needs = f" Needs {' and '.join(entry['needs']).replace('_', ' ')}." if entry["needs"] else ""
+        blocks.append(Note(f"{entry['name']}: {entry['doc']}{needs}", indent=2))
+        blocks += [
+            Note(f"{entry['name']}@{preset}: {_fields(v)}", "dim", indent=4)
+            for preset, v in entry["presets"].items()
+        ]
+    blocks.append(Note("Tasks: name[:field=value,...]", "bold"))
+    blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
+    blocks.append(Note("--data FILE: your own preference pairs, JSON lines, plain or gzipped.", indent=2))
+    blocks.append(Note("Policies", "bold"))
+    return blocks + [Note(f"{name}: {doc}", indent=2) for name, doc in policies]
+
+
+def _fields(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def check_blocks(name: str, checks: Sequence[Check]) -> Iterator[Block]:
+    """One line a check and the sum."""
+    yield Note(f"Conformance of {name}", "bold")
+    for check in checks:
+        yield Note(
+            f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}",
+            "" if check.passed else "red",
+        )
+    failed = sum(not check.passed for check in checks)
+    yield Note(f"{len(checks) - failed} of {len(checks)} checks passed", "red" if failed else "green")

@@ -1,0 +1,58 @@
+"""Simulated annotators: Bradley-Terry choice, uniform flips, a taste for length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..types import Float, Int, PreferencePairs, Sampler
+
+
+def label_pairs(
+    prompts: Int,
+    reference: Sampler,
+    appeal: Callable[[Int, Float], Float],
+    rng: np.random.Generator,
+    max_length: int,
+    *,
+    temperature: float,
+    flips: float,
+    length_bias: float,
+) -> PreferencePairs:
+    """Two replies of `reference` to each prompt; the first is chosen with the probability
+
+        P = (1 - flips) p + flips (1 - p),   p = sigmoid((appeal_1 - appeal_2) / temperature + length_bias (n_1 - n_2))
+
+    Parameters
+    ----------
+    prompts : (N, P) int64
+    reference : Sampler
+    appeal : callable (responses, mask) -> (N,)
+        What the annotator sees in a reply.
+    rng : numpy.random.Generator
+    max_length : int
+    temperature : float
+        > 0; 0 is allowed and means that the more appealing reply always wins.
+    flips, length_bias : float
+
+    Returns
+    -------
+    PreferencePairs
+    """
+    N = len(prompts)
+    one = reference.sample(prompts, rng.random((N, max_length)))
+    two = reference.sample(prompts, rng.random((N, max_length)))
+    margin = appeal(one.responses, one.mask) - appeal(two.responses, two.mask)
+    longer = one.mask.sum(axis=1) - two.mask.sum(axis=1)
+    u = np.clip(rng.random(N), 1e-12, 1 - 1e-12)
+    # The logistic threshold form of the same choice; it has a limit at temperature 0.
+    first = margin + temperature * (length_bias * longer - np.log(u / (1 - u))) > 0
+    first = np.where(rng.random(N) < flips, ~first, first)[:, None]
+    return PreferencePairs(
+        prompts,
+        np.where(first, one.responses, two.responses),
+        np.where(first, one.mask, two.mask),
+        np.where(first, two.responses, one.responses),
+        np.where(first, two.mask, one.mask),
+    )

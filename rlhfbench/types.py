@@ -1,0 +1,258 @@
+"""What the parts agree on: protocols, frozen records of arrays, and `register`.
+
+Dimensions: B batch, P prompt length, T response length, V vocabulary, F features.
+Token arrays are int64, masks and log-probabilities have the policy's dtype (float32).
+A response's mask is 1 where the token counts and 0 on padding; padding holds token 0, so that every entry of a
+token array is a valid index. Prompts are padded on the left with -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float: TypeAlias = NDArray[np.floating[Any]]
+Int: TypeAlias = NDArray[np.int64]
+Metrics: TypeAlias = dict[str, float]
+Status: TypeAlias = Literal["done", "diverged", "error", "timeout", "interrupted"]
+Need: TypeAlias = Literal["reward_model", "preferences"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses drawn from a policy: `responses` (B, T), `mask` (B, T), `logprobs` (B, T) of the sampled tokens."""
+
+    responses: Int
+    mask: Float
+    logprobs: Float
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """What supervised fine-tuning learns from: `prompts` (N, P), `responses` (N, T), `mask` (N, T)."""
+
+    prompts: Int
+    responses: Int
+    mask: Float
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, index: Int) -> Demonstrations:
+        return Demonstrations(self.prompts[index], self.responses[index], self.mask[index])
+
+
+@dataclass(frozen=True)
+class PreferencePairs:
+    """`prompts` (N, P); `chosen`, `rejected` (N, T) with their masks (N, T)."""
+
+    prompts: Int
+    chosen: Int
+    chosen_mask: Float
+    rejected: Int
+    rejected_mask: Float
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, index: Int) -> PreferencePairs:
+        return PreferencePairs(
+            self.prompts[index],
+            self.chosen[index],
+            self.chosen_mask[index],
+            self.rejected[index],
+            self.rejected_mask[index],
+        )
+
+
+class Sampler(Protocol):
+    """Anything that answers prompts: a policy, or what an algorithm puts into `Setup.served`."""
+
+    def sample(self, prompts: Int, uniforms: Float) -> Rollout:
+        """Draw one response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
+        ...
+
+
+class Policy(Sampler, Protocol):
+    """A language model with a value head. `params` and `grads` are flat (size,) arrays, its tensors views into them."""
+
+    params: Float
+    grads: Float
+    vocab_size: int
+    max_length: int
+
+    def logits(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B, T, V) next-token logits at each response position, activations kept for `backward`."""
+        ...
+
+    def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B, T) log-probabilities of the response tokens, 0 where the mask is 0; nothing is kept."""
+        ...
+
+    def values(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B, T) value of the state before each response token, activations kept for `backward`."""
+        ...
+
+    def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
+        """Accumulate into `grads` for the latest `logits` and/or `values` call."""
+        ...
+
+    def clone(self) -> Policy:
+        """A copy that shares no memory with this one."""
+        ...
+
+
+class RewardModel(Protocol):
+    def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B,) scores, in standard deviations of the reference policy's scores, reference mean 0."""
+        ...
+
+
+class Optimizer(Protocol):
+    def step(self, scale: float = 1.0) -> None:
+        """One update with the learning rate times `scale`, from the accumulated gradients, which it then clears."""
+        ...
+
+
+class Setup(Protocol):
+    """All that an algorithm may touch."""
+
+    policy: Policy
+    reference: Policy
+    reward_model: RewardModel
+    preferences: PreferencePairs
+    rng: np.random.Generator
+    served: Sampler
+
+    def prompts(self, n: int) -> Int:
+        """(n, P) training prompts, drawn from the arm's own stream."""
+        ...
+
+    def optimizer(self, learning_rate: float, **options: float) -> Optimizer: ...
+
+    def steps(self, planned: int) -> Iterator[int]:
+        """Indices of the updates: `planned` of them, or as many as the budget allows if one is given."""
+        ...
+
+    def progress(self) -> float:
+        """Share of the planned updates, or of the budget, that is done; in [0, 1]."""
+        ...
+
+    def charge(self, kernel: str, *shape: int) -> None:
+        """Charge `kernels.flops.work(kernel, *shape)` to phase `update`."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A world: prompts, demonstrations, preference pairs, and, where it is known, the gold reward."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def vocab(self) -> tuple[str, ...]: ...
+    @property
+    def prompt_vocab(self) -> tuple[str, ...]: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def eos(self) -> int | None:
+        """Token that ends a response; None where all have `max_length` tokens."""
+        ...
+
+    @property
+    def unknown(self) -> int | None:
+        """Token that is never sampled."""
+        ...
+
+    @property
+    def gold(self) -> Literal["exact", "judge"]:
+        """Whether the true reward is known, or a judge stands in for it."""
+        ...
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether all replies can be listed."""
+        ...
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Those that fit, the default first."""
+        ...
+
+    def for_seed(self, rng: np.random.Generator) -> Task:
+        """This world with its per-seed choices (for a file: the split) made."""
+        ...
+
+    def prompts(self, n: int, rng: np.random.Generator) -> Int:
+        """(n, P) training prompts."""
+        ...
+
+    def evaluation_prompts(self, n: int, rng: np.random.Generator) -> Int:
+        """(n, P) prompts for evaluation."""
+        ...
+
+    def demonstrations(self, rng: np.random.Generator) -> Demonstrations: ...
+
+    def preferences(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> PreferencePairs:
+        """`n` labelled pairs (None: the task's own number), for the reward model and for direct alignment."""
+        ...
+
+    def judge_preferences(self) -> PreferencePairs | None:
+        """Pairs disjoint from `preferences` for the judge; None where gold is known."""
+        ...
+
+    def gold_score(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B,) the true reward; only evaluation may ask. Raises where gold is not known."""
+        ...
+
+    def prompt_text(self, prompt: Int) -> str: ...
+
+    def response_text(self, response: Int, mask: Float) -> str: ...
+
+
+Algorithm: TypeAlias = Callable[[Any, Any], Iterator[Metrics]]
+F = TypeVar("F", bound=Algorithm)
+
+
+@dataclass(frozen=True)
+class AlgorithmSpec:
+    """What `register` attaches to an algorithm: its name, configuration, needs and presets."""
+
+    name: str
+    config: type[Any]
+    needs: frozenset[Need]
+    function: Algorithm
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def register(
+    name: str,
+    config: type[Any],
+    *,
+    needs: set[Need] | frozenset[Need] = frozenset(),
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[F], F]:
+    """Mark a generator function `(setup, config) -> Iterator[Metrics]` as the algorithm `name`.
+
+    Parameters
+    ----------
+    name : str
+        What people type.
+    config : type
+        Frozen dataclass of hyper-parameters; its defaults are the algorithm's.
+    needs : set of {"reward_model", "preferences"}
+        What it learns from: training the reward model and the labels are charged accordingly.
+    presets : mapping, optional
+        `name@preset` overrides these fields.
+    """
+
+    def mark(function: F) -> F:
+        function.spec = AlgorithmSpec(name, config, frozenset(needs), function, dict(presets or {}))  # type: ignore[attr-defined]
+        return function
+
+    return mark

@@ -1,0 +1,143 @@
+"""Categorical kernels: gradients, limits, sampling, wrong input."""
+
+from __future__ import annotations
+
+import kernel_cases as table
+import numpy as np
+import pytest
+from differences import assert_gradient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels import categorical as c
+
+RNG = np.random.default_rng
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (3, 5)])
+def test_gradients(shape):
+    rng = RNG(0)
+    x, y = rng.standard_normal(shape), rng.standard_normal(shape)
+    d = rng.standard_normal(shape[:-1])
+    tokens = rng.integers(0, shape[-1], shape[:-1])
+    assert_gradient(
+        lambda z: np.sum(d * c.token_logprobs(z, tokens)), x, c.token_logprobs_backward(x, tokens, d)
+    )
+    assert_gradient(lambda z: np.sum(d * c.kl_divergence(z, y)), x, c.kl_divergence_backward(x, y, d))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4), (0, 4), (2, 0, 4)])
+def test_any_leading_shape(shape):
+    x = RNG(1).standard_normal(shape)
+    tokens = np.zeros(shape[:-1], int)
+    assert c.log_softmax(x).shape == c.token_logprobs_backward(x, tokens, tokens).shape == shape
+    assert (
+        c.entropy(x).shape == c.kl_divergence(x, x).shape == c.token_logprobs(x, tokens).shape == shape[:-1]
+    )
+    assert c.sample(x, np.zeros(shape[:-1])).shape == shape[:-1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_impossible_tokens(dtype):
+    x = np.array([[0.0, -np.inf, 0.0], [-np.inf, 3.0, -np.inf]], dtype)
+    y = np.array([[0.0, -np.inf, 0.0], [0.0, 0.0, 0.0]], dtype)
+    np.testing.assert_allclose(c.entropy(x), [np.log(2), 0], rtol=1e-6)
+    np.testing.assert_allclose(c.kl_divergence(x, y), [0, np.log(3)], rtol=1e-6)
+    assert c.kl_divergence(y, x)[1] == np.inf
+    np.testing.assert_array_equal(c.kl_divergence_backward(x, y, np.ones(2)), np.zeros((2, 3)))
+    assert c.token_logprobs(x, [1, 1])[0] == -np.inf
+    np.testing.assert_array_equal(c.token_logprobs_backward(x, [0, 1], [1.0, 1.0])[:, 1], [0, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [50, 1e4, 1e30])
+def test_large_logits(dtype, size):
+    x = np.array([[size, -size, 0.0], [size, size, size]], dtype)
+    logp = c.log_softmax(x)
+    assert np.isfinite(logp).all()
+    np.testing.assert_allclose(np.exp(logp.astype(float)).sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(c.entropy(x), [0, np.log(3)], atol=1e-6)
+    assert np.isfinite(c.kl_divergence(x, x[::-1])).all()
+
+
+def test_nan_stays():
+    x = np.array([[0.0, np.nan], [0.0, 0.0]])
+    for result in (c.log_softmax(x)[:, 0], c.entropy(x), c.kl_divergence(x, x[1:].repeat(2, 0))):
+        assert np.isnan(result[0])
+        assert not np.isnan(result[1])
+
+
+@given(seed=st.integers(0, 2**32), V=st.integers(1, 50), dtype=st.sampled_from([np.float32, np.float64]))
+def test_kl_and_entropy_bounds(seed, V, dtype):
+    x, y = (table.logits(RNG([seed, i]), (6, V), dtype) for i in range(2))
+    assert (c.kl_divergence(x, y) >= 0).all()
+    assert (c.kl_divergence(x, x) == 0).all()
+    assert (c.entropy(x) >= 0).all()
+    assert (c.entropy(x) <= np.log(V) + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("u", [0.0, np.nextafter(1.0, 0.0), 1.0])
+def test_sample_never_draws_the_impossible(dtype, u):
+    x = np.array([[-np.inf, 0, -np.inf, 1, -np.inf], [-500, 0, -200, -500, -900]], dtype)
+    first, second = c.sample(x, [u, u])
+    assert first == (1 if u == 0 else 3)
+    assert second == (0 if u == 0 and dtype is np.float64 else 1)  # exp(-500) is 0 in float32
+    assert c.sample(x, [u, u], temperature=1e-30).tolist() == [3, 1]
+
+
+def test_sample_frequencies():
+    rng = RNG(2)
+    x = np.array([0.0, 1.0, -np.inf, 2.0])
+    p = np.exp(c.log_softmax(x / 0.5))
+    n = 40_000
+    drawn = c.sample(np.tile(x, (n, 1)), rng.random(n), temperature=0.5)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / n, p, atol=4 * np.sqrt(0.25 / n))
+
+
+def test_sample_is_monotone_in_the_uniform():
+    x = RNG(3).standard_normal(30)
+    drawn = c.sample(np.tile(x, (1000, 1)), np.linspace(0, 1, 1000))
+    assert (np.diff(drawn) >= 0).all()
+
+
+def test_out_of_the_jitted_form_with_float64_uniforms():
+    x = RNG(4).standard_normal((3, 5)).astype(np.float32)
+    assert c.sample(x, RNG(5).random(3)).dtype == np.int64
+
+
+X = np.zeros((2, 3))
+T = np.zeros(2, int)
+D = np.zeros(2)
+WRONG = [
+    (c.log_softmax, (1.0,), "logits", ValueError),
+    (c.log_softmax, (np.zeros((2, 0)),), "logits", ValueError),
+    (c.log_softmax, (["a", "b"],), "logits", TypeError),
+    (c.log_softmax, ([[1.0], [1.0, 2.0]],), "logits", TypeError),
+    (c.log_softmax, (np.zeros(3, complex),), "logits", TypeError),
+    (c.log_softmax, (None,), "logits", TypeError),
+    (c.token_logprobs, (X, np.zeros(3, int)), "tokens", ValueError),
+    (c.token_logprobs, (X, [0, 3]), "tokens", ValueError),
+    (c.token_logprobs, (X, [-1, 0]), "tokens", ValueError),
+    (c.token_logprobs, (X, [0.0, 1.0]), "tokens", TypeError),
+    (c.token_logprobs_backward, (X, [0, 3], D), "tokens", ValueError),
+    (c.token_logprobs_backward, (X, T, np.zeros(3)), "d_logprobs", ValueError),
+    (c.kl_divergence, (X, X[:1]), "ref_logits", ValueError),
+    (c.kl_divergence_backward, (X, X, np.zeros((2, 1))), "d_kl", ValueError),
+    (c.sample, (X, [0.5, 1.5]), "uniforms", ValueError),
+    (c.sample, (X, [0.5, np.nan]), "uniforms", ValueError),
+    (c.sample, (X, [0.5]), "uniforms", ValueError),
+    (c.sample, (X, D, 0.0), "temperature", ValueError),
+    (c.sample, (X, D, -1.0), "temperature", ValueError),
+    (c.sample, (X, D, np.nan), "temperature", ValueError),
+    (c.sample, (X, D, "warm"), "temperature", TypeError),
+    (c.sample, (np.full((2, 3), -np.inf), D), "logits", ValueError),
+    (c.sample, (np.array([[0.0, 1.0, np.nan]] * 2), D), "logits", ValueError),
+]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(("function", "arguments", "parameter", "error"), WRONG)
+def test_wrong_input_is_named(function, arguments, parameter, error):
+    with pytest.raises(error, match=f"^{parameter}: "):
+        function(*arguments)

@@ -1,0 +1,165 @@
+"""Policy-gradient kernels: gradients, identities, masks, wrong input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from differences import assert_gradient
+
+from kernels import policy_gradient as g
+from kernels import reference
+
+RNG = np.random.default_rng
+MASK = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]], float)
+
+
+def drawn(n, seed=0):
+    return RNG(seed).standard_normal((n, *MASK.shape)) * 0.5
+
+
+def test_ppo_gradient():
+    lp, old, advantages = drawn(3)
+    d = g.ppo_clip(lp, old, advantages, MASK, 0.2).d_logprobs
+    assert_gradient(lambda x: g.ppo_clip(x, old, advantages, MASK, 0.2).loss, lp, d)
+
+
+def test_value_gradient():
+    values, old, returns = drawn(3, seed=1)
+    d = g.value_clip(values, old, returns, MASK, 0.2).d_values
+    assert_gradient(lambda x: g.value_clip(x, old, returns, MASK, 0.2).loss, values, d)
+
+
+def test_ppo_by_hand():
+    """rho = 2 and .5, advantages of both signs: the clip binds where it makes the loss larger."""
+    lp = np.log([2.0, 2.0, 0.5, 0.5])
+    result = g.ppo_clip(lp, np.zeros(4), [1.0, -1.0, 1.0, -1.0], np.ones(4), 0.2)
+    assert result.loss == pytest.approx((-1.2 + 2 - 0.5 + 0.8) / 4)
+    np.testing.assert_allclose(result.d_logprobs, [0, 0.5, -0.125, 0])
+    assert result.clipfrac == 0.5
+    assert result.approxkl == pytest.approx(0.5 * np.log(2) ** 2)
+
+
+def test_value_clip_by_hand():
+    result = g.value_clip([1.0, 1.0], [0.0, 0.9], [2.0, 2.0], [1, 1], 0.5)
+    assert result.loss == pytest.approx(0.5 * (1.5**2 + 1) / 2)
+    np.testing.assert_allclose(result.d_values, [0, -0.5])
+    assert result.clipfrac == 0.5
+
+
+def test_gae_limits():
+    """lam = 1 gives the discounted return minus the value, lam = 0 the one-step error."""
+    rewards, values = RNG(2).standard_normal((2, 5))
+    mask = np.ones(5)
+    to_go = [sum(0.9 ** (j - i) * rewards[j] for j in range(i, 5)) for i in range(5)]
+    whole = g.gae(rewards, values, mask, 0.9, 1.0)
+    np.testing.assert_allclose(whole.returns, to_go)
+    np.testing.assert_allclose(whole.advantages, to_go - values)
+    one = g.gae(rewards, values, mask, 0.9, 0.0)
+    np.testing.assert_allclose(one.advantages, rewards + 0.9 * np.append(values[1:], 0) - values)
+
+
+def test_gae_skips_padding_anywhere():
+    rewards, values = RNG(3).standard_normal((2, 3))
+    dense = g.gae(rewards, values, np.ones(3), 0.9, 0.8)
+    at = [1, 3, 4]
+    wide = np.full((3, 7), np.nan)
+    wide[2] = 0
+    wide[:2, at], wide[2, at] = (rewards, values), 1
+    spread = g.gae(wide[0], wide[1], wide[2], 0.9, 0.8)
+    np.testing.assert_array_equal(spread.advantages[at], dense.advantages)
+    np.testing.assert_array_equal(spread.returns[at], dense.returns)
+    assert np.count_nonzero(spread.returns) == 3
+
+
+def test_whiten():
+    x = drawn(1, seed=4)[0]
+    on = MASK > 0
+    white = g.whiten(x, MASK)
+    assert white[on].mean() == pytest.approx(0, abs=1e-12)
+    assert white[on].var() == pytest.approx(1, rel=1e-6)
+    np.testing.assert_allclose(g.whiten(x, MASK, shift_mean=False)[on], white[on] + x[on].mean())
+    assert (g.whiten(np.full((2, 2), 3.0), np.ones((2, 2))) == 0).all()
+    assert g.whiten(x, MASK > 0).tolist() == white.tolist()  # a mask of booleans
+
+
+def test_kl_estimates():
+    lp, ref = drawn(2, seed=5)
+    r = lp - ref
+    np.testing.assert_array_equal(g.k1(lp, ref), r)
+    np.testing.assert_allclose(g.k2(lp, ref), r**2 / 2)
+    np.testing.assert_allclose(g.k3(lp, ref), np.exp(-r) - 1 + r, rtol=1e-10)
+    for kind in ("k1", "k2", "k3"):
+        np.testing.assert_array_equal(g.kl_estimate(lp, ref, kind), getattr(g, kind)(lp, ref))
+
+
+def test_k3_near_the_reference():
+    """In float32 the textbook form is all rounding error here, and negative half of the time."""
+    r = np.linspace(-1e-3, 1e-3, 2001).astype(np.float32)
+    found = g.k3(r, np.zeros_like(r))
+    assert (found >= 0).all()
+    np.testing.assert_allclose(found, r.astype(float) ** 2 / 2, rtol=1e-3, atol=1e-15)
+
+
+def test_group_advantages():
+    rewards = np.array([1.0, 2.0, 6.0, 4.0, 4.0, 4.0])
+    expected = (rewards[:3] - 3) / (rewards[:3].std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(g.group_advantages(rewards, 3), [*expected, 0, 0, 0])
+    np.testing.assert_allclose(g.group_advantages(rewards, 3, scale=False), [-2, -1, 3, 0, 0, 0])
+    assert g.group_advantages(rewards.reshape(2, 3), 3).shape == (2, 3)
+    assert (g.group_advantages(rewards, 1) == 0).all()
+    assert (g.group_advantages(np.full(6, 0.1, np.float32), 3) == 0).all()
+
+
+def test_rloo_is_scaled_centring():
+    rewards = RNG(6).standard_normal(12)
+    np.testing.assert_allclose(
+        g.rloo_advantages(rewards, 4), 4 / 3 * g.group_advantages(rewards, 4, scale=False)
+    )
+
+
+def test_nothing_at_all():
+    empty = np.zeros((0, 4))
+    assert g.ppo_clip(empty, empty, empty, empty, 0.2).loss == 0
+    assert g.gae(empty, empty, empty, 1, 1).advantages.shape == (0, 4)
+    assert g.group_advantages([], 4).shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["values", "old_values", "returns"])
+def test_nan_stays_in_the_value_loss(name):
+    right = {"values": ROW, "old_values": ROW, "returns": ROW + 1, "mask": ROW + 1, "cliprange_value": 0.2}
+    wrong = {**right, name: np.array([0.0, np.nan, 0.0, 0.0])}
+    assert np.isnan(g.value_clip(**wrong).loss)
+    assert np.isnan(reference.value_clip(**wrong).loss)
+
+
+ROW = np.zeros(4)
+WRONG = [
+    (g.kl_estimate, (ROW, ROW, "k4"), "kind", ValueError),
+    (g.kl_estimate, (ROW, ROW, ["k1"]), "kind", ValueError),
+    (g.k1, (ROW, ROW[:2]), "ref_logprobs", ValueError),
+    (g.k3, (["a"], ROW), "logprobs", TypeError),
+    (g.gae, (0.0, 0.0, 1.0, 1, 1), "rewards", ValueError),
+    (g.gae, (ROW, ROW[:3], ROW, 1, 1), "values", ValueError),
+    (g.gae, (ROW, ROW, ROW[:3], 1, 1), "mask", ValueError),
+    (g.gae, (ROW, ROW, ROW, 1.1, 1), "gamma", ValueError),
+    (g.gae, (ROW, ROW, ROW, 1, np.nan), "lam", ValueError),
+    (g.whiten, (ROW, ROW[:1]), "mask", ValueError),
+    (g.whiten, (ROW, ["a"] * 4), "mask", TypeError),
+    (g.ppo_clip, (ROW, ROW[:1], ROW, ROW, 0.2), "old_logprobs", ValueError),
+    (g.ppo_clip, (ROW, ROW, ROW[:1], ROW, 0.2), "advantages", ValueError),
+    (g.ppo_clip, (ROW, ROW, ROW, ROW, -0.2), "cliprange", ValueError),
+    (g.ppo_clip, (ROW, ROW, ROW, ROW, [0.2, 0.3]), "cliprange", TypeError),
+    (g.value_clip, (ROW, ROW, ROW[:1], ROW, 0.2), "returns", ValueError),
+    (g.value_clip, (ROW, ROW, ROW, ROW, np.nan), "cliprange_value", ValueError),
+    (g.group_advantages, (ROW, 3), "group_size", ValueError),
+    (g.group_advantages, (ROW, 0), "group_size", ValueError),
+    (g.group_advantages, (ROW, 2.0), "group_size", TypeError),
+    (g.rloo_advantages, (ROW, 1), "group_size", ValueError),
+    (g.rloo_advantages, (ROW, True), "group_size", TypeError),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "parameter", "error"), WRONG)
+def test_wrong_input_is_named(function, arguments, parameter, error):
+    with pytest.raises(error, match=f"^{parameter}: "):
+        function(*arguments)
