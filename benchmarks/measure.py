@@ -1,0 +1,101 @@
+"""Interleaved timing, peak memory, and one core for one thread.
+
+Sides that are to be compared run in one round robin: whatever else the machine does hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+Call = Callable[[], Any]
+SHORTEST = 1e-3
+"""Seconds that one timed stretch lasts at least: a call below it is repeated, so that the clock is no part of it."""
+
+
+class Timing(NamedTuple):
+    """Seconds a call, over rounds."""
+
+    best: float
+    median: float
+    rounds: int
+
+
+def one_core() -> None:
+    """Keep this process, and every thread that a library starts in it, on one core; where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def interleave(calls: Mapping[str, Call], seconds: float = 1.0, rounds: int = 5) -> dict[str, Timing]:
+    """Time calls in turn, for at least so many seconds altogether and so many rounds.
+
+    Each round starts with another side, so that none always runs in the caches that the same neighbour left.
+
+    Examples
+    --------
+    >>> sorted(interleave({"a": int, "b": str}, seconds=0.0))
+    ['a', 'b']
+    """
+    loops = {name: _loops(call) for name, call in calls.items()}
+    names = list(calls)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        stop = perf_counter() + seconds
+        while len(samples[names[-1]]) < rounds or perf_counter() < stop:
+            for name in names:
+                samples[name].append(_stretch(calls[name], loops[name]))
+            names.append(names.pop(0))
+    finally:
+        if collecting:
+            gc.enable()
+    return {n: Timing(min(taken), statistics.median(taken), len(taken)) for n, taken in samples.items()}
+
+
+def _loops(call: Call) -> int:
+    """How often to call for a stretch of `SHORTEST`; the first call warms up."""
+    call()
+    loops = 1
+    while (once := _stretch(call, loops)) * loops < SHORTEST:
+        loops = max(2 * loops, int(SHORTEST / once) if loops > 8 else 0)
+    return loops
+
+
+def _stretch(call: Call, loops: int) -> float:
+    start = perf_counter()
+    for _ in range(loops):
+        call()
+    return (perf_counter() - start) / loops
+
+
+def peak_extra(call: Call) -> int | None:
+    """Bytes by which one call, its results included, raises the process's memory; None where it cannot be told.
+
+    Of use from some megabytes on: below, the C library keeps what it was given back.
+    """
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not sys.platform.startswith("linux") or not os.access(clear, os.W_OK):
+        return None
+    call()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    clear.write_text("5")  # the high-water mark starts anew, at what is in use now
+    before = _field(status, "VmHWM")
+    result = call()
+    peak = _field(status, "VmHWM")
+    del result
+    return peak - before
+
+
+def _field(status: Path, name: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
