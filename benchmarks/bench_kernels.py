@@ -1,90 +1,49 @@
-"""Every public kernel beside its NumPy twin, and SciPy where it has the function; one thread, float32.
+"""Every public kernel at sizes for each level of the memory, one thread, float32; `bench_peers.py` has the others.
 
     pytest benchmarks/bench_kernels.py --benchmark-enable
 
-Before anything is timed, each side has to agree with the twin. The twins are readable float64 NumPy, not the fastest
-there is: their ratio says what a plain implementation costs. `elements` stands in `extra_info`.
+Before anything is timed, it has to agree with the float64 twin. `elements` and the bytes that have to be `read` and
+`written` stand in `extra_info`. Bags of words have peers of their own here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import cases, exact
+from benchmarks.cases import CASES, Case
+from benchmarks.side_by_side import traffic
 from kernels import bag, categorical, optim, policy_gradient, preference, reference
 from kernels.bag import Bag
 
-B, T = 128, 24
-VOCABULARIES = (40, 1024)
-PAIRS, GROUP, ITEMS = 4096, 8, 4
-PARAMETERS = 1 << 21
-FEATURES, PER_ROW = 1 << 15, 60
-SIDES = ("kernel", "numpy")
-
-Arguments = tuple[Any, ...]
+B, FEATURES, PER_ROW = 128, 1 << 15, 60
 
 
-class Peer(NamedTuple):
-    """The same function from elsewhere."""
-
-    name: str
-    call: Callable[..., Any]
-
-
-def draw(*shape: int, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+@lru_cache(maxsize=1)  # arrays of the largest size take hundreds of megabytes
+def arguments_of(name: str, size: str) -> cases.Arguments:
+    case = CASES[name]
+    return case.arguments(*case.sizes[size])
 
 
-def fields(result: Any) -> tuple[Any, ...]:
-    return tuple(result) if isinstance(result, tuple) else (result,)
+SIZES = [pytest.param(c, size, id=f"{c.name}-{size}") for c in CASES.values() for size in c.sizes]
 
 
-@cache
-def vocabulary_cases(V: int) -> dict[str, Arguments]:
-    rng = np.random.default_rng(V)
-    logits, other, d = draw(B, T, V), draw(B, T, V, seed=1), draw(B, T, seed=2)
-    tokens, uniforms = rng.integers(V, size=(B, T)), rng.random((B, T))
-    return {
-        "log_softmax": (logits,),
-        "token_logprobs": (logits, tokens),
-        "token_logprobs_backward": (logits, tokens, d),
-        "entropy": (logits,),
-        "kl_divergence": (logits, other),
-        "kl_divergence_backward": (logits, other, d),
-        "sample": (logits, uniforms),
-    }
-
-
-@cache
-def array_cases() -> dict[str, tuple[ModuleType, Arguments]]:
-    mask = (np.arange(T) < np.random.default_rng(1).integers(1, T + 1, size=(B, 1))).astype(np.float32)
-    a, b, c = (draw(B, T, seed=seed) for seed in range(3))
-    pairs = tuple(draw(PAIRS, seed=seed) for seed in range(4))
-    rewards = draw(PAIRS)
-    return {
-        "kl_estimate": (policy_gradient, (a, b)),
-        "k1": (policy_gradient, (a, b)),
-        "k2": (policy_gradient, (a, b)),
-        "k3": (policy_gradient, (a, b)),
-        "gae": (policy_gradient, (a, b, mask, 1.0, 0.95)),
-        "whiten": (policy_gradient, (a, mask)),
-        "ppo_clip": (policy_gradient, (a, a + 0.1 * b, c, mask, 0.2)),
-        "value_clip": (policy_gradient, (a, a + 0.1 * b, c, mask, 0.2)),
-        "group_advantages": (policy_gradient, (rewards, GROUP)),
-        "rloo_advantages": (policy_gradient, (rewards, GROUP)),
-        "log_sigmoid": (preference, (pairs[0],)),
-        "bradley_terry": (preference, pairs[:2]),
-        "plackett_luce": (preference, (draw(PAIRS // ITEMS, ITEMS),)),
-        "dpo": (preference, (*pairs, 0.1)),
-        "ipo": (preference, (*pairs, 0.1)),
-        "hinge": (preference, (*pairs, 0.1)),
-        "global_norm": (optim, (draw(PARAMETERS),)),
-    }
+@pytest.mark.parametrize(("case", "size"), SIZES)
+def test_kernel(case: Case, size: str, benchmark: Any) -> None:
+    arguments = arguments_of(case.name, size)
+    call = case.ours["rlhfbench"](*arguments)
+    result = call()
+    case.check(arguments, result)
+    read, written = traffic(arguments, result)
+    benchmark.group = f"{case.name}, {case.sizes[size]}"
+    benchmark.extra_info.update(elements=int(arguments[0].size), read=read, written=written)
+    benchmark(call)
 
 
 def random_bag(seed: int) -> Bag:
@@ -99,72 +58,18 @@ def by_hand_bag_scores(weights: Any, indptr: Any, indices: Any, data: Any) -> An
     return np.add.reduceat(weights[indices] * data, indptr[:-1])
 
 
-def scipy_peer(name: str) -> Peer | None:
-    special = pytest.importorskip("scipy.special")
-    peers = {
-        "log_softmax": lambda x: special.log_softmax(x, axis=-1),
-        "log_sigmoid": special.log_expit,
-    }
-    return Peer("scipy", peers[name]) if name in peers else None
-
-
-def measure(benchmark: Any, call: Callable[..., Any], twin: Callable[..., Any], arguments: Arguments) -> None:
+def measure(benchmark: Any, call: Callable[..., Any], twin: Callable[..., Any], arguments: Any) -> None:
     """Check against the twin, then time."""
-    results, wanted = fields(call(*arguments)), fields(twin(*arguments))
-    for mine, theirs in zip(results, wanted, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+    exact.whole(twin)(arguments, call(*arguments))
     benchmark.extra_info["elements"] = int(np.size(arguments[0]))
     benchmark(call, *arguments)
-
-
-def choose(side: str, name: str, ours: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:
-    if side == "scipy":
-        peer = scipy_peer(name)
-        assert peer is not None
-        return peer.call
-    return ours if side == "kernel" else twin
-
-
-def sides(names: Any, with_scipy: tuple[str, ...]) -> list[Any]:
-    return [(name, side) for name in names for side in (*SIDES, *(["scipy"] * (name in with_scipy)))]
-
-
-@pytest.mark.parametrize("V", VOCABULARIES)
-@pytest.mark.parametrize(("name", "side"), sides(vocabulary_cases(1), ("log_softmax",)))
-def test_over_the_vocabulary(name: str, side: str, V: int, benchmark: Any) -> None:
-    ours, twin = getattr(categorical, name), getattr(reference, name)
-    benchmark.group = f"{name}, ({B}, {T}, {V})"
-    measure(benchmark, choose(side, name, ours, twin), twin, vocabulary_cases(V)[name])
-
-
-@pytest.mark.parametrize(("name", "side"), sides(array_cases(), ("log_sigmoid",)))
-def test_arrays(name: str, side: str, benchmark: Any) -> None:
-    module, arguments = array_cases()[name]
-    ours, twin = getattr(module, name), getattr(reference, name)
-    benchmark.group = f"{name}, {arguments[0].shape}"
-    measure(benchmark, choose(side, name, ours, twin), twin, arguments)
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_adamw(side: str, benchmark: Any) -> None:
-    def state() -> list[Any]:
-        zeros = [np.zeros(PARAMETERS, np.float32) for _ in range(2)]
-        return [draw(PARAMETERS), draw(PARAMETERS, seed=1), *zeros]
-
-    ours, theirs = state(), state()
-    optim.adamw(*ours, 1, 1e-3)
-    reference.adamw(*theirs, 1, 1e-3)
-    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
-    benchmark.group = f"adamw, ({PARAMETERS},)"
-    benchmark.extra_info["elements"] = PARAMETERS
-    benchmark(optim.adamw if side == "kernel" else reference.adamw, *ours, 2, 1e-3)
 
 
 @pytest.mark.parametrize("side", ["kernel", "scipy", "by hand"])
 def test_bag_scores(side: str, benchmark: Any) -> None:
     """The twin makes the matrix dense, which is no baseline: SciPy's CSR product and NumPy's reduceat are."""
     sparse = pytest.importorskip("scipy.sparse")
-    rows, weights = random_bag(0), draw(FEATURES)
+    rows, weights = random_bag(0), cases.draw(FEATURES)
     matrix = sparse.csr_array((rows.data, rows.indices, rows.indptr), shape=(B, FEATURES))
     calls: dict[str, Callable[..., Any]] = {
         "kernel": bag.bag_scores,
@@ -193,7 +98,7 @@ def test_bag_difference(side: str, benchmark: Any) -> None:
 @pytest.mark.parametrize("side", ["kernel", "scipy"])
 def test_bradley_terry_bag(side: str, benchmark: Any) -> None:
     sparse, special = pytest.importorskip("scipy.sparse"), pytest.importorskip("scipy.special")
-    rows, weights = bag.bag_difference(random_bag(0), random_bag(1), FEATURES), draw(FEATURES)
+    rows, weights = bag.bag_difference(random_bag(0), random_bag(1), FEATURES), cases.draw(FEATURES)
     x = sparse.csr_array((rows.data, rows.indices, rows.indptr), shape=(B, FEATURES))
 
     def with_scipy(weights: Any, *rows: Any) -> tuple[Any, Any]:
@@ -206,11 +111,7 @@ def test_bradley_terry_bag(side: str, benchmark: Any) -> None:
 
 
 def test_no_kernel_is_without_a_benchmark() -> None:
-    modules = (categorical, policy_gradient, preference, optim)
-    public = {
-        name
-        for module in modules
-        for name in module.__all__
-        if isinstance(getattr(reference, name, None), FunctionType)
-    }
-    assert public <= {*vocabulary_cases(1), *array_cases(), "adamw"}
+    modules = [categorical, policy_gradient, preference, optim, *filter(None, [cases.from_logits])]
+    public = {name for module in modules for name in module.__all__}
+    twins = {name for name in public if isinstance(getattr(reference, name, None), FunctionType)}
+    assert twins <= {*CASES}

@@ -34,6 +34,7 @@ LOGITS: dict[str, Shape] = {
     "L2": (128, 24, 64),
     "L2, V = 512": (16, 24, 512),
     "last level": (32, 32, 4096),
+    "memory, V = 64": (4096, 128, 64),
     "memory": (256, 32, 4096),
     "memory, V = 50,257": (22, 32, 50_257),
     "memory, V = 151,936": (8, 29, 151_936),
@@ -245,6 +246,21 @@ def _array(module: Any, name: str, arguments: Callable[..., Arguments], sizes: A
     return Case(name, sizes, arguments, plainly(getattr(module, name)), exact.whole(getattr(reference, name)))
 
 
+def _dense_grpo() -> list[Case]:
+    if not hasattr(policy_gradient, "grpo"):
+        return []
+
+    def named(function: Any) -> Any:
+        return lambda *a: function(*a[:5], beta=a[5], ref_logprobs=a[6])
+
+    def arguments(B: int, T: int) -> Arguments:
+        logprobs, old, _, mask, cliprange = _clip(B, T)
+        return logprobs, old, draw(B, seed=2), mask, cliprange, 0.04, old + F32(0.1) * draw(B, T, seed=3)
+
+    ours, twin = policy_gradient.grpo, named(reference.grpo)
+    return [Case("grpo", TOKENS, arguments, plainly(named(ours)), exact.whole(twin))]
+
+
 def _adamw() -> Case:
     def prepare(*arguments: Any) -> Callable[[], Any]:
         params, grads, m, v, step, rate = arguments
@@ -281,6 +297,7 @@ def _all() -> list[Case]:
         _array(pg, "whiten", _masked),
         _array(pg, "ppo_clip", _clip),
         _array(pg, "value_clip", _clip),
+        *_dense_grpo(),
         *[_array(pg, kind, _log_ratio) for kind in ("k1", "k2", "k3", "kl_estimate")],
         _array(pg, "group_advantages", _grouped),
         _array(pg, "rloo_advantages", _grouped),

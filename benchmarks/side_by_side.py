@@ -40,7 +40,7 @@ def records(case: cases.Case, quick: bool) -> Iterator[Record]:
         large = read >= LARGE
         peaks = {name: peak_extra(call) for name, call in calls.items()} if large else {}
         machine = {"read": bandwidth.read(arguments[0]), "copy": bandwidth.copy(arguments[0])}
-        timings = interleave(calls | (machine if large else {}), seconds=0.5 if quick else 2.0)
+        timings = interleave(calls | (machine if large else {}), seconds=0.5 if quick else 1.0)
         yield {
             "case": case.name,
             "size": size,

@@ -292,7 +292,7 @@ def _both(function: Callable[..., Any], make: Callable[..., Idiom], *options: An
 
 
 def _losses() -> dict[str, dict[str, Idiom]]:
-    plain: dict[str, Any] = {"ppo_clip": losses.ppo, "value_clip": losses.value_clip}
+    plain: dict[str, Any] = {"ppo_clip": losses.ppo, "value_clip": losses.value_clip, "grpo": losses.grpo}
     pairs: dict[str, Any] = {"dpo": losses.dpo, "ipo": losses.ipo, "bradley_terry": losses.bradley_terry}
     fused = {n: _from_logits(getattr(losses, n)) for n in ("sft", "ppo", "grpo")}
     return {
