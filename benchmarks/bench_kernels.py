@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cases, exact
+from benchmarks import cases, exact, inputs
 from benchmarks.cases import CASES, Case
+from benchmarks.inputs import Arguments
 from benchmarks.side_by_side import traffic
 from kernels import bag, categorical, optim, policy_gradient, preference, reference
 from kernels.bag import Bag
@@ -26,7 +27,7 @@ B, FEATURES, PER_ROW = 128, 1 << 15, 60
 
 
 @lru_cache(maxsize=1)  # arrays of the largest size take hundreds of megabytes
-def arguments_of(name: str, size: str) -> cases.Arguments:
+def arguments_of(name: str, size: str) -> Arguments:
     case = CASES[name]
     return case.arguments(*case.sizes[size])
 
@@ -69,7 +70,7 @@ def measure(benchmark: Any, call: Callable[..., Any], twin: Callable[..., Any], 
 def test_bag_scores(side: str, benchmark: Any) -> None:
     """The twin makes the matrix dense, which is no baseline: SciPy's CSR product and NumPy's reduceat are."""
     sparse = pytest.importorskip("scipy.sparse")
-    rows, weights = random_bag(0), cases.draw(FEATURES)
+    rows, weights = random_bag(0), inputs.draw(FEATURES)
     matrix = sparse.csr_array((rows.data, rows.indices, rows.indptr), shape=(B, FEATURES))
     calls: dict[str, Callable[..., Any]] = {
         "kernel": bag.bag_scores,
@@ -98,7 +99,7 @@ def test_bag_difference(side: str, benchmark: Any) -> None:
 @pytest.mark.parametrize("side", ["kernel", "scipy"])
 def test_bradley_terry_bag(side: str, benchmark: Any) -> None:
     sparse, special = pytest.importorskip("scipy.sparse"), pytest.importorskip("scipy.special")
-    rows, weights = bag.bag_difference(random_bag(0), random_bag(1), FEATURES), cases.draw(FEATURES)
+    rows, weights = bag.bag_difference(random_bag(0), random_bag(1), FEATURES), inputs.draw(FEATURES)
     x = sparse.csr_array((rows.data, rows.indices, rows.indptr), shape=(B, FEATURES))
 
     def with_scipy(weights: Any, *rows: Any) -> tuple[Any, Any]:

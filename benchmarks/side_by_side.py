@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import bandwidth, cases, exact
+from benchmarks.inputs import Arguments
 from benchmarks.measure import interleave, one_core, peak_extra
 from benchmarks.peers import idioms
 
@@ -57,7 +58,7 @@ def sides(case: cases.Case) -> dict[str, Callable[..., Any]]:
     return case.ours | idioms(case.name)
 
 
-def traffic(arguments: cases.Arguments, result: Any) -> tuple[int, int]:
+def traffic(arguments: Arguments, result: Any) -> tuple[int, int]:
     """Bytes that a kernel has to read and to write, each once; a forward + backward pair could read once as well."""
     read = sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
     return read, sum(a.nbytes for a in exact.fields(result) if isinstance(a, np.ndarray))

@@ -13,13 +13,10 @@ import numpy as np
 import torch
 
 from benchmarks.peers import Idiom, blocks, losses
+from benchmarks.peers.torch_arrays import ARRAYS, tensors_of
 
 Call = Callable[[], Any]
 torch.set_num_threads(1)
-
-
-def _tensors(arguments: tuple[Any, ...]) -> list[Any]:
-    return [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arguments]
 
 
 def _compiled(function: Any) -> Any:
@@ -57,7 +54,7 @@ def sample(logits: Any, uniforms: Any) -> Any:
 
 def _forward(function: Callable[..., Any], compiled: bool) -> Idiom:
     def prepare(*arguments: Any) -> Call:
-        tensors = _tensors(arguments)
+        tensors = tensors_of(arguments)
         run = _compiled(function) if compiled else function
 
         def call() -> Any:
@@ -73,7 +70,7 @@ def _backward(function: Callable[..., Any], compiled: bool) -> Idiom:
     """Value and gradient by autograd; the last argument is the value's gradient."""
 
     def prepare(*arguments: Any) -> Call:
-        *given, d = _tensors(arguments)
+        *given, d = tensors_of(arguments)
         leaf = given[0].requires_grad_()
         run = _compiled(function) if compiled else function
 
@@ -106,7 +103,7 @@ def _in_blocks(
     """`step(block of each argument, of the result, scratch)`, for each block, without gradients."""
 
     def prepare(*arguments: Any) -> Call:
-        tensors = _tensors(arguments)
+        tensors = tensors_of(arguments)
         logits, buffers = tensors[0], _buffers(tensors[0], scratch)
         out = torch.empty_like(logits) if wide else torch.empty(len(logits), dtype=dtype)
         parts = blocks(logits)
@@ -167,7 +164,7 @@ def _sample_step(x: Any, uniforms: Any, out: Any, one: Any) -> None:
 
 
 def token_logprobs_both(logits: Any, tokens: Any, d_logprobs: Any) -> Call:
-    x, t, d = _tensors((logits, tokens[:, np.newaxis], d_logprobs[:, np.newaxis]))
+    x, t, d = tensors_of((logits, tokens[:, np.newaxis], d_logprobs[:, np.newaxis]))
     out, d_logits, parts = torch.empty(len(x), 1), torch.empty_like(x), blocks(logits)
 
     @torch.inference_mode()
@@ -185,7 +182,7 @@ def token_logprobs_both(logits: Any, tokens: Any, d_logprobs: Any) -> Call:
 
 
 def kl_both(logits: Any, ref_logits: Any, d_kl: Any) -> Call:
-    x, y, d = _tensors((logits, ref_logits, d_kl))
+    x, y, d = tensors_of((logits, ref_logits, d_kl))
     out, d_logits, parts = torch.empty(len(x)), torch.empty_like(x), blocks(logits)
     buffers = _buffers(x, 2)
 
@@ -209,7 +206,7 @@ def _value_and_gradients(function: Callable[..., Any], leaves: int, compiled: bo
     """Loss, and the gradients of the first arguments."""
 
     def prepare(*arguments: Any) -> Call:
-        tensors = _tensors(arguments)
+        tensors = tensors_of(arguments)
         inputs = [t.requires_grad_() for t in tensors[:leaves]]
         run = _compiled(function) if compiled else function
 
@@ -236,55 +233,6 @@ def _dpo_from_logits(chosen: Any, rejected: Any, chosen_tokens: Any, rejected_to
         for x, t, mask in ((chosen, chosen_tokens, chosen_mask), (rejected, rejected_tokens, rejected_mask))
     ]
     return losses.dpo(torch, *sums, *given)
-
-
-# Arrays
-
-
-def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> Call:
-    """As in TRL: a loop over tokens, vectorised over the batch."""
-    r, v, m = _tensors((rewards, values, mask))
-
-    @torch.inference_mode()
-    def call() -> Any:
-        masked, T = v * m, r.shape[1]
-        last, reverse = torch.zeros(len(r)), []
-        for t in reversed(range(T)):
-            following = masked[:, t + 1] if t < T - 1 else 0.0
-            delta = r[:, t] + gamma * following - v[:, t]
-            last = (delta + gamma * lam * last) * m[:, t]
-            reverse.append(last)
-        advantages = torch.stack(reverse[::-1], dim=1)
-        return advantages, advantages + masked
-
-    return call
-
-
-def whiten(x: Any, mask: Any) -> Call:
-    values, m = _tensors((x, mask))
-
-    @torch.inference_mode()
-    def call() -> Any:
-        count = m.sum()
-        shifted = (values - (values * m).sum() / count) * m
-        return shifted * torch.rsqrt((shifted**2).sum() / count + 1e-8)
-
-    return call
-
-
-def adamw(params: Any, grads: Any, m: Any, v: Any, step: int, rate: float) -> Call:
-    """The kernel under `AdamW(fused=True)`, without the optimiser's Python."""
-    p, first, second = (torch.from_numpy(a.copy()) for a in (params, m, v))
-    g, steps = torch.from_numpy(grads), torch.tensor(float(step))
-    options: dict[str, Any] = {"lr": rate, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
-    fused = partial(torch._fused_adamw_, amsgrad=False, maximize=False, **options)
-
-    @torch.inference_mode()
-    def call() -> Any:
-        fused([p], [g], [first], [second], [], [steps])
-        return p, first, second
-
-    return call
 
 
 def _both(function: Callable[..., Any], make: Callable[..., Idiom], *options: Any) -> dict[str, Idiom]:
@@ -321,9 +269,7 @@ IDIOMS: dict[str, dict[str, Idiom]] = {
     | {"torch blocks": token_logprobs_both},
     "KL, forward + backward": _both(kl_divergence, _backward) | {"torch blocks": kl_both},
     **_losses(),
-    "gae": {"torch": gae},
-    "whiten": {"torch": whiten},
-    "adamw": {"torch fused": adamw},
+    **ARRAYS,
 }
 
 with contextlib.suppress(AttributeError):  # one worker: compilation is off the clock, on the same core
