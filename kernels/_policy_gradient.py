@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, allow-untyped-calls
 """Jitted bodies of `policy_gradient`: arrays are (B, T) of one dtype, masks included; the k's take (N,).
 
 All are pure, allocate nothing and raise nothing; outputs stand last and are overwritten. A position counts with its
@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
+from ._veclog import exp_remainder
+from ._vecmath import exp, plus
 
 
 @jit
@@ -66,13 +68,16 @@ def gae_jit(rewards, values, mask, gamma, lam, advantages, returns):
 
 @jit
 def _weight(mask):
-    """Sum of the mask, and the number to divide by: 1 where all is masked."""
+    """Sum of the mask, to divide by: 1 where all is masked, NaN where a weight is negative, infinite or NaN."""
+    K = mask.dtype.type
+    zero, most, bad = K(0.0), K(np.inf), K(np.nan)
     count = np.float64(0.0)
     for b in range(mask.shape[0]):
         for t in range(mask.shape[1]):
-            count = count + mask[b, t]
+            weight = mask[b, t]
+            count = plus(count, weight if (weight >= zero) & (weight < most) else bad)
     nothing = count + np.float64(1.0)
-    return count if count > 0 else nothing
+    return nothing if count == np.float64(0.0) else count
 
 
 @jit
@@ -100,37 +105,135 @@ def whiten_jit(x, mask, shift_mean, out):
 
 
 @jit
+def _ppo_token(logprob, old_logprob, advantage, weight, lower, upper):
+    """The clipped objective of one token, to be maximised: (objective, slope, clipped, square), times its weight.
+
+    The objective is min(A rho, A clip(rho, lower, upper)) with rho = exp(logprob - old_logprob); slope, its
+    derivative by logprob; clipped, the weight where the clip binds; square, that of the log-ratio. All numbers are of
+    one kind, and the weight is at least 0; where it is 0 the others do not matter.
+    """
+    zero = type(weight)(0.0)
+    on = weight > zero
+    change = logprob - old_logprob
+    change = change if on else weight
+    scaled = weight * advantage
+    scaled = scaled if on else weight
+    ratio = exp(change)
+    near = lower if ratio < lower else (upper if ratio > upper else ratio)
+    gain = scaled * ratio
+    bound = scaled * near
+    binds = bound < gain
+    square = weight * (change * change)
+    return bound if binds else gain, zero if binds else gain, weight if binds else zero, square
+
+
+@jit
 def ppo_clip_jit(logprobs, old_logprobs, advantages, mask, cliprange, d_logprobs):
     """Writes d_logprobs (B, T). Returns loss, clipfrac, approxkl."""
     K = logprobs.dtype.type
-    zero, one, reach = K(0.0), K(1.0), K(cliprange)
+    lower, upper = K(1.0 - cliprange), K(1.0 + cliprange)
     count = _weight(mask)
-    loss = np.float64(0.0)
+    rate = K(-1.0 / count)
+    objective = np.float64(0.0)
     clipped = np.float64(0.0)
     squares = np.float64(0.0)
     for b in range(logprobs.shape[0]):
         for t in range(logprobs.shape[1]):
-            weight = mask[b, t]
-            on = weight > zero
-            change = (logprobs[b, t] if on else weight) - (old_logprobs[b, t] if on else weight)
-            advantage = advantages[b, t] if on else weight
-            ratio = np.exp(change)
-            gain = advantage * ratio
-            span = advantage * reach
-            highest = advantage + span
-            lowest = advantage - span
-            excess = ratio - one
-            beyond = excess > reach
-            short = excess + reach < zero
-            bound = highest if beyond else (lowest if short else gain)
-            binds = bound < gain
-            loss = loss - weight * (bound if binds else gain)
-            slope = -(weight * gain) / count
-            d_logprobs[b, t] = zero if binds else slope
-            more = clipped + weight
-            clipped = more if binds else clipped
-            squares = squares + weight * change * change
-    return loss / count, clipped / count, np.float64(0.5) * squares / count
+            value, slope, binds, square = _ppo_token(
+                logprobs[b, t], old_logprobs[b, t], advantages[b, t], mask[b, t], lower, upper
+            )
+            d_logprobs[b, t] = slope * rate
+            objective = plus(objective, value)
+            clipped = plus(clipped, binds)
+            squares = plus(squares, square)
+    return -objective / count, clipped / count, np.float64(0.5) * squares / count
+
+
+@jit
+def _grpo_token(logprob, old_logprob, ref_logprob, advantage, weight, lower, upper, beta):
+    """`_ppo_token` less beta times the KL estimate k3 of the reference: (objective, slope, clipped, kl).
+
+    With beta 0 the KL term neither counts nor harms, but kl is still the weighted estimate.
+    """
+    zero = type(weight)(0.0)
+    value, slope, clipped, _ = _ppo_token(logprob, old_logprob, advantage, weight, lower, upper)
+    change = ref_logprob - logprob
+    change = change if weight > zero else weight
+    rest = exp_remainder(change)
+    kl = weight * rest
+    pull = beta * (weight * (rest + change))  # e**change - 1
+    cost = beta * kl
+    cost, pull = (cost, pull) if beta > 0.0 else (zero, zero)
+    return value - cost, slope + pull, clipped, kl
+
+
+@jit
+def _sequence_rate(mask, aggregation, B, count):
+    """What each token of a sequence weighs in the loss: see `grpo_jit`."""
+    here = np.float64(0.0)
+    for t in range(mask.shape[0]):
+        here = plus(here, mask[t])
+    nothing = here + np.float64(1.0)
+    length = type(mask[0])(mask.shape[0])  # a number of the array's own kind
+    alone = B * (length if aggregation == 2 else (here if here > 0.0 else nothing))
+    return np.float64(1.0) / (count if aggregation == 1 else alone)
+
+
+@jit
+def grpo_jit(
+    logprobs,
+    old_logprobs,
+    ref_logprobs,
+    advantages,
+    mask,
+    cliprange,
+    cliprange_high,
+    beta,
+    aggregation,
+    d_logprobs,
+):
+    """Writes d_logprobs (B, T); advantages (B,); ref_logprobs (B, T) or (0, T). Returns loss, clipfrac, kl.
+
+    aggregation: 0 mean of each sequence's tokens, then of the sequences; 1 mean of all tokens; 2 sum / (B T).
+    """
+    K = logprobs.dtype.type
+    B, T = logprobs.shape
+    lower, upper, strength = K(1.0 - cliprange), K(1.0 + cliprange_high), K(beta)
+    count = _weight(mask)
+    loss = np.float64(0.0)
+    clipped = np.float64(0.0)
+    total_kl = np.float64(0.0)
+    for b in range(B):
+        share = _sequence_rate(mask[b], aggregation, B, count)
+        rate = K(-share)
+        objective = np.float64(0.0)
+        if ref_logprobs.shape[0] > 0:
+            for t in range(T):
+                value, slope, binds, kl = _grpo_token(
+                    logprobs[b, t],
+                    old_logprobs[b, t],
+                    ref_logprobs[b, t],
+                    advantages[b],
+                    mask[b, t],
+                    lower,
+                    upper,
+                    strength,
+                )
+                d_logprobs[b, t] = slope * rate
+                objective = plus(objective, value)
+                clipped = plus(clipped, binds)
+                total_kl = plus(total_kl, kl)
+        else:
+            for t in range(T):
+                value, slope, binds, _ = _ppo_token(
+                    logprobs[b, t], old_logprobs[b, t], advantages[b], mask[b, t], lower, upper
+                )
+                d_logprobs[b, t] = slope * rate
+                objective = plus(objective, value)
+                clipped = plus(clipped, binds)
+        loss = loss - share * objective
+    kl = total_kl / count
+    return loss, clipped / count, kl if ref_logprobs.shape[0] > 0 else np.float64(np.nan)
 
 
 @jit

@@ -138,7 +138,9 @@ FORMULAS: dict[str, Formula] = {
     "k3": _each(6, 1),
     "gae": _rows(lambda T: Work(7 * T + 1, 0)),
     "whiten": _each(11, 0, once=Work(6, 1)),
-    "ppo_clip": _each(18, 1, once=Work(5, 0)),
+    "ppo_clip": _each(12, 1, once=Work(7, 0)),
+    "grpo": _rows(lambda T: Work(24 * T + 6, 2 * T), once=Work(3, 0)),  # with a reference
+    "grpo_without_kl": _rows(lambda T: Work(12 * T + 6, T), once=Work(3, 0)),
     "value_clip": _each(12, 0, once=Work(4, 0)),
     "group_advantages": _rows(lambda G: Work(6 * G + 4, 1)),
     "rloo_advantages": _rows(lambda G: Work(4 * G, 0)),

@@ -17,6 +17,7 @@ from ._check import Array
 from ._policy_gradient import (
     gae_jit,
     group_advantages_jit,
+    grpo_jit,
     k1_jit,
     k2_jit,
     k3_jit,
@@ -28,12 +29,15 @@ from ._policy_gradient import (
 
 __all__ = [
     "GAE",
+    "GRPO",
     "PPOClip",
     "ValueClip",
     "gae",
     "gae_jit",
     "group_advantages",
     "group_advantages_jit",
+    "grpo",
+    "grpo_jit",
     "k1",
     "k1_jit",
     "k2",
@@ -52,6 +56,7 @@ __all__ = [
 ]
 
 _ESTIMATORS = {"k1": k1_jit, "k2": k2_jit, "k3": k3_jit}
+_AGGREGATIONS = {"grpo": 0, "bnpo": 1, "dr_grpo": 2}
 
 
 class GAE(NamedTuple):
@@ -68,6 +73,15 @@ class PPOClip(NamedTuple):
     d_logprobs: Array
     clipfrac: float
     approxkl: float
+
+
+class GRPO(NamedTuple):
+    """Loss, its gradient, share of tokens where the clip binds, and mean KL estimate (NaN without a reference)."""
+
+    loss: float
+    d_logprobs: Array
+    clipfrac: float
+    kl: float
 
 
 class ValueClip(NamedTuple):
@@ -154,6 +168,14 @@ def _mask(mask: Any, like: Array) -> Array:
     array = _check.like("mask", mask, like.dtype)
     _check.shape_is("mask", array, like.shape, "one entry a token")
     return array
+
+
+def _check_mask(mean: float) -> None:
+    """A mean of weights over the mask is NaN only where the mask itself is wrong."""
+    if mean != mean:
+        raise ValueError(
+            "mask: came with negative, infinite or NaN weights, finite ones of at least 0 are needed"
+        )
 
 
 def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
@@ -271,7 +293,103 @@ def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, clipr
     reach = _check.number("cliprange", cliprange, 0.0)
     d = np.empty_like(arrays[0])
     loss, clipfrac, approxkl = ppo_clip_jit(*[a.reshape(1, -1) for a in arrays], reach, d.reshape(1, -1))
+    _check_mask(clipfrac)
     return PPOClip(loss, d, clipfrac, approxkl)
+
+
+def grpo(
+    logprobs: Any,
+    old_logprobs: Any,
+    advantages: Any,
+    mask: Any,
+    cliprange: float,
+    cliprange_high: float | None = None,
+    beta: float = 0.0,
+    ref_logprobs: Any = None,
+    loss_type: str = "grpo",
+) -> GRPO:
+    """Group-relative policy optimisation: `ppo_clip` with one advantage a sequence, plus beta times `k3`.
+
+    Each token costs ``-min(A rho, A clip(rho, 1 - cliprange, 1 + cliprange_high)) + beta k3(log pi, log ref)``.
+
+    Parameters
+    ----------
+    logprobs, old_logprobs : array_like, (..., T)
+        rho = exp(logprobs - old_logprobs).
+    advantages : array_like, (...)
+        As of `group_advantages`.
+    mask : array_like, (..., T)
+    cliprange : float, at least 0
+    cliprange_high : float, at least 0, optional
+        As `cliprange` unless given; DAPO takes .28 beside .2.
+    beta : float, at least 0
+        Weight of the KL term, whose gradient is that of KL(ref || pi); above 0 only with `ref_logprobs`.
+    ref_logprobs : array_like, (..., T), optional
+    loss_type : {"grpo", "bnpo", "dr_grpo"}
+        How tokens are averaged. "grpo": over each sequence, then over all sequences (one without tokens has loss 0),
+        so that tokens of short ones weigh more. "bnpo": over all tokens, as in DAPO. "dr_grpo": their sum divided by
+        the number of all positions, padding too.
+
+    Returns
+    -------
+    GRPO
+        loss; d_logprobs; clipfrac, where the clipped term exceeds the other, and kl, the mean of k3, both over all
+        tokens whatever the loss_type.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter that is no array of numbers, or does not fit.
+
+    References
+    ----------
+    Shao et al. 2024 (arXiv 2402.03300), eq. 3 and 4; Liu et al. 2025 (2503.20783) for "dr_grpo"; Yu et al. 2025
+    (2503.14476), eq. 8, for "bnpo" and cliprange_high.
+
+    Examples
+    --------
+    >>> zero = [[0.0, 0.0], [0.0, 0.0]]
+    >>> loss, d_logprobs, clipfrac, kl = grpo(zero, zero, [1.0, -3.0], [[1, 1], [1, 0]], 0.2, ref_logprobs=zero)
+    >>> loss, kl
+    (1.0, 0.0)
+    >>> d_logprobs
+    array([[-0.25, -0.25],
+           [ 1.5 , -0.  ]])
+    """
+    if not isinstance(loss_type, str) or loss_type not in _AGGREGATIONS:
+        raise ValueError(f"loss_type: came as {loss_type!r}, one of {', '.join(_AGGREGATIONS)} is needed")
+    names: tuple[str, ...] = ("logprobs", "old_logprobs", "advantages")
+    given = [logprobs, old_logprobs, advantages]
+    if ref_logprobs is not None:
+        names, given = (*names, "ref_logprobs"), [*given, ref_logprobs]
+    lp, old, each, *ref = _check.floats(names, *given)
+    T = _check.last_axis("logprobs", lp)
+    _check.same_shape(("logprobs", "old_logprobs"), lp, old)
+    _check.shape_is("advantages", each, lp.shape[:-1], "one a sequence")
+    if ref:
+        _check.shape_is("ref_logprobs", ref[0], lp.shape, "as for logprobs")
+    m = _mask(mask, lp)
+    low = _check.number("cliprange", cliprange, 0.0)
+    high = low if cliprange_high is None else _check.number("cliprange_high", cliprange_high, 0.0)
+    strength = _check.number("beta", beta, 0.0)
+    if strength and not ref:
+        raise ValueError(
+            "ref_logprobs: came as None with beta above 0, the reference's log-probabilities are needed"
+        )
+    reference = ref[0] if ref else np.empty((0, T), lp.dtype)
+    d = np.empty_like(lp)
+    loss, clipfrac, kl = grpo_jit(
+        *[a.reshape(-1, T) for a in (lp, old, reference)],
+        each.reshape(-1),
+        m.reshape(-1, T),
+        low,
+        high,
+        strength,
+        _AGGREGATIONS[loss_type],
+        d.reshape(-1, T),
+    )
+    _check_mask(clipfrac)
+    return GRPO(loss, d, clipfrac, kl)
 
 
 def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_value: float) -> ValueClip:
@@ -309,6 +427,7 @@ def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_
     reach = _check.number("cliprange_value", cliprange_value, 0.0)
     d = np.empty_like(arrays[0])
     loss, clipfrac = value_clip_jit(*[a.reshape(1, -1) for a in arrays], reach, d.reshape(1, -1))
+    _check_mask(clipfrac)
     return ValueClip(loss, d, clipfrac)
 
 

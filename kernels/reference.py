@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .policy_gradient import GAE, PPOClip, ValueClip
+from .policy_gradient import GAE, GRPO, PPOClip, ValueClip
 from .preference import DPO, IPO, BradleyTerry, Hinge, PlackettLuce
 from .reference_bag import bag_difference as bag_difference
 from .reference_bag import bag_scores as bag_scores
@@ -280,6 +280,38 @@ def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_
 
 
 def group_advantages(rewards: Any, group_size: int, scale: bool = True) -> Any:
+def grpo(
+    logprobs: Any,
+    old_logprobs: Any,
+    advantages: Any,
+    mask: Any,
+    cliprange: float,
+    cliprange_high: float | None = None,
+    beta: float = 0.0,
+    ref_logprobs: Any = None,
+    loss_type: str = "grpo",
+) -> GRPO:
+    """max(-A rho, -A clip(rho, 1 - e, 1 + e')) + beta (ref/pi - 1 - log ref/pi), averaged as loss_type says."""
+    lp, old, A, m = _f64(logprobs, old_logprobs, advantages, mask)
+    (ref,) = _f64(lp if ref_logprobs is None else ref_logprobs)
+    lp, old, ref = _zero_where_masked(m, lp, old, ref)
+    high = cliprange if cliprange_high is None else cliprange_high
+    rho = np.exp(lp - old)
+    plain, clipped = -A[..., None] * rho, -A[..., None] * np.clip(rho, 1 - cliprange, 1 + high)
+    kl = k3(lp, ref)
+    d_kl = -np.expm1(ref - lp)
+    tokens = np.sum(m, axis=-1, keepdims=True)
+    divisor = {
+        "grpo": np.where(tokens > 0, tokens, 1.0) * np.prod(A.shape),
+        "bnpo": np.sum(m) or 1.0,
+        "dr_grpo": lp.size,
+    }[loss_type]
+    loss = np.sum(m * (np.maximum(plain, clipped) + _times(beta, kl)) / divisor)
+    d = m * (np.where(clipped > plain, 0.0, plain) + _times(beta, d_kl)) / divisor
+    mean_kl = np.nan if ref_logprobs is None else _masked_mean(kl, m)
+    return GRPO(float(loss), d, _masked_mean(clipped > plain, m), mean_kl)
+
+
     """(r - mean) / (sample deviation + 1e-4) in each group."""
     (r,) = _f64(rewards)
     groups = r.reshape(-1, group_size)

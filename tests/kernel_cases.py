@@ -135,6 +135,7 @@ _pair = _normal("chosen", "rejected", scale=10.0)
 _policies = _normal("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected", scale=10.0)
 _logprobs = _normal("logprobs", "ref_logprobs")
 _ppo = _with(_normal("logprobs", "old_logprobs", "advantages", scale=0.3), mask=_mask, cliprange=0.2)
+_grpo = _with(_ppo, advantages=lambda rng, B, T, V, dtype: _small(rng, B, T, V, dtype)[:, 0])
 _values = _normal("values", "old_values", "returns")
 
 CASES = (
@@ -182,6 +183,17 @@ CASES = (
     Case("whiten_unshifted", _with(_normal("x"), mask=_mask, shift_mean=False), _bt, "whiten", "whiten"),
     Case("ppo_clip", _ppo, _bt),
     Case("value_clip", _with(_values, mask=_mask, cliprange_value=0.2), _bt),
+    *(
+        Case(
+            f"grpo_{loss_type}",
+            _with(_grpo, ref_logprobs=_small, beta=0.1, cliprange_high=0.3, loss_type=loss_type),
+            _bt,
+            work="grpo",
+            kernel="grpo",
+        )
+        for loss_type in ("grpo", "bnpo", "dr_grpo")
+    ),
+    Case("grpo_without_kl", _grpo, _bt, kernel="grpo"),
     Case("group_advantages", _rewards, lambda B, T, V: (B, V)),
     Case(
         "group_advantages_unscaled",
@@ -257,7 +269,7 @@ def counts() -> dict[str, Any]:
             outputs = compute(case.function, numbers)
             found.append(counted.counts())
         right = all(
-            np.allclose(counted.plain(np.asarray(a, object)), b, atol=1e-9)
+            np.allclose(counted.plain(np.asarray(a, object)), b, atol=1e-9, equal_nan=True)
             for a, b in zip(outputs, compute(case.twin, kwargs), strict=True)
         )
         result[key] = {

@@ -78,7 +78,7 @@ def test_agrees_with_its_twin(case, B, T, V, dtype, seed):
     if case.public == "sample" and dtype is np.float32:
         assert _near_the_boundary(kwargs, outputs[0], expected[0])
         return
-    if case.public in {"ppo_clip", "value_clip"} and dtype is np.float32:
+    if case.public in {"ppo_clip", "value_clip", "grpo"} and dtype is np.float32:
         return  # float32 and float64 may fall on two sides of the clip; checked in float64
     # A gradient of a loss with a kink, or a whitened near-constant, amplifies rounding.
     tolerance = 200 * EPS[np.dtype(dtype)] * scale(kwargs)

@@ -23,6 +23,16 @@ def test_ppo_gradient():
     assert_gradient(lambda x: g.ppo_clip(x, old, advantages, MASK, 0.2).loss, lp, d)
 
 
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_grpo_gradient(loss_type, beta):
+    lp, old, ref = drawn(3, seed=8)
+    options = {"cliprange_high": 0.4, "beta": beta, "ref_logprobs": ref, "loss_type": loss_type}
+    advantages = [1.5, -1.0, -0.5]
+    d = g.grpo(lp, old, advantages, MASK, 0.2, **options).d_logprobs
+    assert_gradient(lambda x: g.grpo(x, old, advantages, MASK, 0.2, **options).loss, lp, d)
+
+
 def test_value_gradient():
     values, old, returns = drawn(3, seed=1)
     d = g.value_clip(values, old, returns, MASK, 0.2).d_values
@@ -37,6 +47,67 @@ def test_ppo_by_hand():
     np.testing.assert_allclose(result.d_logprobs, [0, 0.5, -0.125, 0])
     assert result.clipfrac == 0.5
     assert result.approxkl == pytest.approx(0.5 * np.log(2) ** 2)
+
+
+def test_grpo_aggregations_by_hand():
+    """Two sequences, of 1 and of 3 tokens in 4 places, whose tokens lose 1 and 3 each; a third one has none."""
+    zero, mask = np.zeros((3, 4)), np.array([[1, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]])
+    expected = {"grpo": (1 + 3) / 3, "bnpo": (1 + 9) / 4, "dr_grpo": (1 + 9) / 12}
+    for loss_type, loss in expected.items():
+        result = g.grpo(zero, zero, [-1.0, -3.0, -7.0], mask, 0.2, loss_type=loss_type)
+        assert result.loss == pytest.approx(loss)
+        assert result.d_logprobs.sum() == pytest.approx(loss)  # rho is 1
+        assert np.isnan(result.kl)
+
+
+def test_grpo_over_all_tokens_is_ppo():
+    lp, old, ref = drawn(3, seed=9)
+    advantages = np.array([1.0, 2.0, -1.0])
+    ppo = g.ppo_clip(lp, old, np.broadcast_to(advantages[:, None], lp.shape), MASK, 0.2)
+    grpo = g.grpo(lp, old, advantages, MASK, 0.2, ref_logprobs=ref, loss_type="bnpo")
+    assert grpo.loss == pytest.approx(ppo.loss)
+    np.testing.assert_allclose(grpo.d_logprobs, ppo.d_logprobs)
+    assert grpo.clipfrac == pytest.approx(ppo.clipfrac)
+    assert grpo.kl == pytest.approx((g.k3(lp, ref) * MASK).sum() / MASK.sum())
+    dearer = g.grpo(lp, old, advantages, MASK, 0.2, beta=0.5, ref_logprobs=ref, loss_type="bnpo")
+    assert dearer.loss == pytest.approx(grpo.loss + 0.5 * grpo.kl)
+
+
+def test_a_reference_that_does_not_count_does_no_harm():
+    """beta 0 beside an impossible token of the reference: 0 times infinity would be NaN."""
+    result = g.grpo([[-800.0]], [[-800.0]], [1.0], [[1]], 0.2, ref_logprobs=[[0.0]])
+    assert result.loss == -1
+    assert result.kl == np.inf
+    assert result.d_logprobs == [[-1]]
+
+
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
+def test_padding_does_not_matter_to_grpo(rubbish, loss_type):
+    arrays = drawn(3, seed=10)
+    dirty = np.where(MASK > 0, arrays, rubbish)
+    results = [
+        g.grpo(lp, old, [1.0, rubbish, -1.0], MASK, 0.2, None, 0.1, ref, loss_type)
+        for lp, old, ref in (arrays, dirty)
+    ]
+    for clean, got in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, clean)
+    nothing = g.grpo(*dirty[:2], [rubbish] * 3, 0 * MASK, 0.2, None, 0.1, dirty[2], loss_type)
+    assert not any(np.any(x) for x in nothing)
+
+
+@pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf])
+def test_a_wrong_mask_is_named(weight):
+    mask = np.array([[1.0, weight, 1.0]])
+    row = np.zeros((1, 3))
+    calls = (
+        lambda: g.ppo_clip(row, row, row, mask, 0.2),
+        lambda: g.value_clip(row, row, row, mask, 0.2),
+        lambda: g.grpo(row, row, [1.0], mask, 0.2),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^mask: "):
+            call()
 
 
 def test_value_clip_by_hand():
@@ -149,6 +220,15 @@ WRONG = [
     (g.ppo_clip, (ROW, ROW, ROW[:1], ROW, 0.2), "advantages", ValueError),
     (g.ppo_clip, (ROW, ROW, ROW, ROW, -0.2), "cliprange", ValueError),
     (g.ppo_clip, (ROW, ROW, ROW, ROW, [0.2, 0.3]), "cliprange", TypeError),
+    (g.grpo, (ROW, ROW, ROW, ROW, 0.2), "advantages", ValueError),
+    (g.grpo, (ROW, ROW[:1], 1.0, ROW, 0.2), "old_logprobs", ValueError),
+    (g.grpo, (ROW, ROW, 1.0, ROW[:2], 0.2), "mask", ValueError),
+    (g.grpo, (ROW, ROW, 1.0, ROW, np.nan), "cliprange", ValueError),
+    (g.grpo, (ROW, ROW, 1.0, ROW, 0.2, -0.1), "cliprange_high", ValueError),
+    (g.grpo, (ROW, ROW, 1.0, ROW, 0.2, 0.2, -1), "beta", ValueError),
+    (g.grpo, (ROW, ROW, 1.0, ROW, 0.2, 0.2, 0.1), "ref_logprobs", ValueError),
+    (g.grpo, (ROW, ROW, 1.0, ROW, 0.2, 0.2, 0.1, ROW[:3]), "ref_logprobs", ValueError),
+    (g.grpo, (ROW, ROW, 1.0, ROW, 0.2, 0.2, 0.1, ROW, "dapo"), "loss_type", ValueError),
     (g.value_clip, (ROW, ROW, ROW[:1], ROW, 0.2), "returns", ValueError),
     (g.value_clip, (ROW, ROW, ROW, ROW, np.nan), "cliprange_value", ValueError),
     (g.group_advantages, (ROW, 3), "group_size", ValueError),
