@@ -26,6 +26,7 @@ class Found(NamedTuple):
     records: list[Record]
     threads: list[Record]
     overheads: dict[str, Any]
+    machine: str
 
     def of(self, case: str, *, least_v: int = 0, v: int | None = None, large: bool = False) -> list[Record]:
         return [

@@ -20,6 +20,7 @@ from benchmarks import bandwidth, cases, exact
 from benchmarks.inputs import Arguments
 from benchmarks.measure import interleave, one_core, peak_extra
 from benchmarks.peers import idioms
+from kernels._jit import source_hash
 
 LARGE = 64 << 20
 """Bytes from which on arrays count as out of cache, and peak memory is told."""
@@ -44,6 +45,7 @@ def records(case: cases.Case, quick: bool) -> Iterator[Record]:
         timings = interleave(calls | (machine if large else {}), seconds=0.5 if quick else 1.0)
         yield {
             "case": case.name,
+            "kernels": (source_hash() or "")[:12],
             "size": size,
             "shape": shape,
             "elements": arguments[0].size,

@@ -43,23 +43,37 @@ def launch(module: str, *arguments: str, threads: int = 1) -> list[Any]:
     """Run a module of this folder in a process of its own; its JSON lines. What fails says so and is left out."""
     environment = os.environ | ONE_THREAD | {"NUMBA_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    print(module, *arguments, file=sys.stderr, flush=True)
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         print(f"{' '.join(command[2:])}: ended with {done.returncode}", file=sys.stderr)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def measure(pattern: str, quick: bool) -> Found:
-    found = Found([], [], {})
+def measure(found: Found, pattern: str, quick: bool) -> Iterator[str]:
+    """Replace what `found` holds on the cases that match; yields after each, so that it can be kept."""
     for name in (name for name in CASES if pattern in name):
-        print(name, file=sys.stderr, flush=True)
-        found.records.extend(launch("side_by_side", name, *["--quick"] * quick))
+        _replace(found.records, name, launch("side_by_side", name, *["--quick"] * quick))
+        yield name
     for name in (name for name in threaded() if pattern in name):
-        print(f"{name}, two threads", file=sys.stderr, flush=True)
-        found.threads.extend(launch("side_by_side", name, "--threads", threads=2))
+        _replace(found.threads, name, launch("side_by_side", name, "--threads", threads=2))
+        yield name
     if pattern in "overheads":
-        for overheads in launch("overheads"):
-            found.overheads.update(overheads)
+        found.overheads.update(*launch("overheads"))
+        yield "overheads"
+
+
+def _replace(records: list[Record], case: str, new: list[Record]) -> None:
+    records[:] = [r for r in records if r["case"] != case] + new
+
+
+def load(file: Path | None) -> Found:
+    """What an earlier run kept, or nothing."""
+    if file is None or not file.exists():
+        return Found([], [], {}, machine())
+    found = Found(**json.loads(file.read_text(encoding="utf-8")))
+    if found.machine != machine():
+        print(f"{file}: was measured on {found.machine}", file=sys.stderr)
     return found
 
 
@@ -84,7 +98,9 @@ def _versions() -> Iterator[str]:
 # Markdown
 
 
-def markdown(found: Found, where: str) -> str:
+def markdown(found: Found) -> str:
+    states = sorted({record["kernels"] for record in found.records})
+    where = f"{found.machine}; source of the kernels {', '.join(states)}."
     parts = [where, *_goals(found), *_over_vocabulary(found), *_arrays(found)]
     return "\n\n".join(parts)
 
@@ -103,11 +119,12 @@ def _goals(found: Found) -> Iterator[str]:
 
 
 def _over_vocabulary(found: Found) -> Iterator[str]:
-    yield "### Over the vocabulary"
-    for name, case in CASES.items():
-        records = found.of(name)
-        if records and case.over_vocabulary:
-            yield f"`{name}`" + "\n\n" + _case(records)
+    named = {name: found.of(name) for name, case in CASES.items() if case.over_vocabulary}
+    measured = {name: records for name, records in named.items() if records}
+    if measured:
+        yield "### Over the vocabulary"
+    for name, records in measured.items():
+        yield f"`{name}`\n\n{_case(records)}"
 
 
 def _case(records: list[Record]) -> str:
@@ -175,18 +192,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer sizes, shorter")
     parser.add_argument("-k", dest="pattern", default="", help="only the cases whose name contains this")
-    parser.add_argument("--json", type=Path, help="keep everything measured in this file")
+    parser.add_argument(
+        "--json", type=Path, help="keep everything measured in this file; what it has on other kernels stays"
+    )
     parser.add_argument("--from", dest="given", type=Path, help="take the numbers of such a file")
     parser.add_argument("--write", action="store_true", help="into docs/performance.md instead of printing")
     options = parser.parse_args(argv)
-    if options.given:
-        kept = json.loads(options.given.read_text(encoding="utf-8"))
-        where, found = kept["machine"], Found(kept["records"], kept["threads"], kept["overheads"])
-    else:
-        where, found = machine(), measure(options.pattern, options.quick)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": where, **found._asdict()}), encoding="utf-8")
-    text = markdown(found, where)
+    found = load(options.given or options.json)
+    if not options.given:
+        for _ in measure(found, options.pattern, options.quick):
+            if options.json:
+                options.json.write_text(json.dumps(found._asdict()), encoding="utf-8")
+    text = markdown(found)
     if options.write:
         write(text)
     else:
