@@ -24,7 +24,7 @@ _LARGEST = 2**63 - 1
 _OBJECTS = bool(_config_any.DISABLE_JIT)
 
 
-def _real(name: str, value: Any) -> Array:
+def real(name: str, value: Any) -> Array:
     """`value` as an array of real numbers, of whatever type."""
     try:
         array = np.asarray(value)
@@ -57,7 +57,7 @@ def _common(arrays: list[Array]) -> np.dtype[Any]:
 def floats(names: tuple[str, ...], *values: Any) -> list[Array]:
     """The values as C-ordered arrays of one common dtype, float32 or float64."""
     arrays = [
-        v if type(v) is np.ndarray and (v.dtype is F64 or v.dtype is F32) else _real(n, v)
+        v if type(v) is np.ndarray and (v.dtype is F64 or v.dtype is F32) else real(n, v)
         for n, v in zip(names, values, strict=True)
     ]
     dtype = arrays[0].dtype
@@ -70,7 +70,7 @@ def floats(names: tuple[str, ...], *values: Any) -> list[Array]:
 
 def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """`value` as a C-ordered array of `dtype`: for masks and uniforms, which do not decide the result's dtype."""
-    array = _real(name, value)
+    array = real(name, value)
     if array.dtype.kind == "O":
         return np.asarray(array, order="C")
     return np.asarray(array, dtype, order="C")
@@ -80,7 +80,7 @@ def integers(name: str, value: Any) -> Array:
     """`value` as a C-ordered int64 array."""
     if type(value) is np.ndarray and value.dtype is I64 and value.flags.c_contiguous:
         return value
-    array = _real(name, value)
+    array = real(name, value)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: came with dtype {array.dtype}, integers are needed")
     return np.asarray(array, I64, order="C")
@@ -139,8 +139,13 @@ def whole(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
-def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any) -> Array:
-    """`out` if it fits and overlaps no input, or a new array if it is None."""
+def output(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any, replaces: bool = False
+) -> Array:
+    """`out` if it fits and overlaps no input, or a new array if it is None.
+
+    With `replaces` it may be an input itself, element by element in the same place.
+    """
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
@@ -149,13 +154,19 @@ def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any)
         raise ValueError(
             f"out: came with shape {out.shape} and dtype {out.dtype}, {shape} and {dtype} is needed"
         )
-    if not out.flags.c_contiguous:
+    if not (out.flags.c_contiguous and out.flags.aligned):
         raise ValueError("out: came with gaps or in another order, C order is needed")
     if not out.flags.writeable:
         raise ValueError("out: came read-only, a writable array is needed")
-    if any(np.may_share_memory(out, np.asarray(array)) for array in inputs):
-        raise ValueError("out: overlaps an input, memory of its own is needed")
+    for array in map(np.asarray, inputs):
+        if np.may_share_memory(out, array) and not (replaces and _is_same(out, array)):
+            raise ValueError("out: overlaps an input, memory of its own is needed")
     return out
+
+
+def _is_same(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same elements in the same places."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.shape == b.shape
 
 
 def in_place(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -1,18 +1,23 @@
 """Categorical distributions given by logits: probabilities, entropy, divergence, sampling, and their gradients.
 
-Logits have any leading shape and the vocabulary last, (..., V); -inf means probability 0. Each function takes `out`,
-an array for the result; it must not overlap an input. The `_jit` forms take C-ordered (N, V) arrays of one dtype,
-check nothing, and write their last argument.
+Logits have any leading shape and the vocabulary last, (..., V); -inf, like all below -1e38, means probability 0. They
+may be float32, float64, float16 or bfloat16 (an `ml_dtypes` array, or its bits as uint16); half precision is read as it
+is and computed with in float32, which results then have. Rows may lie apart, as in ``logits[:, :-1]``; a row itself
+must not have gaps, or a copy is made. Other arguments follow the logits' precision.
+
+Each function takes `out`, an array for the result, and `threads`, among which rows are shared out; any number of them
+gives the same bits. `out` must not overlap an input, but a result of the logits' own shape may take their place
+(``out=logits``); of half precision it may have their type. The `_jit` forms take (N, V) arrays, half precision as int16
+and uint16, check nothing, and write their last argument.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from . import _check
+from . import _batch, _check
 from ._categorical import (
+    entropy_backward_jit,
     entropy_jit,
     kl_divergence_backward_jit,
     kl_divergence_jit,
@@ -22,9 +27,12 @@ from ._categorical import (
     token_logprobs_jit,
 )
 from ._check import Array
+from ._sampling import sample_scratch
 
 __all__ = [
     "entropy",
+    "entropy_backward",
+    "entropy_backward_jit",
     "entropy_jit",
     "kl_divergence",
     "kl_divergence_backward",
@@ -43,13 +51,14 @@ __all__ = [
 _LEADING = "the logits' shape without the last axis"
 
 
-def log_softmax(logits: Any, out: Array | None = None) -> Array:
+def log_softmax(logits: Any, out: Array | None = None, *, threads: int = 1) -> Array:
     """Log-probabilities, ``logits - logsumexp(logits)``.
 
     Parameters
     ----------
     logits : array_like, (..., V)
     out : ndarray, (..., V), optional
+    threads : int
 
     Returns
     -------
@@ -66,11 +75,17 @@ def log_softmax(logits: Any, out: Array | None = None) -> Array:
     >>> log_softmax([0.0, 0.0]).round(4)
     array([-0.6931, -0.6931])
     """
-    (x,) = _check.floats(("logits",), logits)
-    V = _check.last_axis("logits", x)
-    result = _check.output(out, x.shape, x.dtype, logits)
-    log_softmax_jit(x.reshape(-1, V), result.reshape(-1, V))
+    (x,) = _batch.logits(("logits",), logits)
+    result, written = _batch.gradient(out, x, logits)
+    _batch.over_rows(log_softmax_jit, threads, x, written)
     return result
+
+
+def _slopes(name: str, value: Any, x: Array) -> Array:
+    """Gradients with respect to one number a row."""
+    array = _check.like(name, value, _batch.number(x))
+    _check.shape_is(name, array, x.shape[:-1], _LEADING)
+    return array
 
 
 def _tokens(tokens: Any, x: Array) -> Array:
@@ -86,7 +101,7 @@ def _inside(outside: int, tokens: Array, V: int) -> None:
         )
 
 
-def token_logprobs(logits: Any, tokens: Any, out: Array | None = None) -> Array:
+def token_logprobs(logits: Any, tokens: Any, out: Array | None = None, *, threads: int = 1) -> Array:
     """Log-probability of one given token a row.
 
     Parameters
@@ -95,6 +110,7 @@ def token_logprobs(logits: Any, tokens: Any, out: Array | None = None) -> Array:
     tokens : array_like of int, (...)
         In [0, V); at padding any valid token will do.
     out : ndarray, (...), optional
+    threads : int
 
     Returns
     -------
@@ -108,19 +124,20 @@ def token_logprobs(logits: Any, tokens: Any, out: Array | None = None) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> token_logprobs([[0.0, 0.0], [0.0, -np.inf]], [1, 0]).round(4) + 0
     array([-0.6931,  0.    ])
     """
-    (x,) = _check.floats(("logits",), logits)
-    V = _check.last_axis("logits", x)
+    (x,) = _batch.logits(("logits",), logits)
     t = _tokens(tokens, x)
-    result = _check.output(out, t.shape, x.dtype, logits, tokens)
-    outside = token_logprobs_jit(x.reshape(-1, V), t.reshape(-1), result.reshape(-1))
-    _inside(outside, t, V)
+    result = _check.output(out, t.shape, _batch.number(x), logits, tokens)
+    _inside(_batch.over_rows(token_logprobs_jit, threads, x, t, result), t, x.shape[-1])
     return result
 
 
-def token_logprobs_backward(logits: Any, tokens: Any, d_logprobs: Any, out: Array | None = None) -> Array:
+def token_logprobs_backward(
+    logits: Any, tokens: Any, d_logprobs: Any, out: Array | None = None, *, threads: int = 1
+) -> Array:
     """Gradient with respect to the logits: ``d_logprobs * (1[v = token] - softmax(logits)[v])``.
 
     Parameters
@@ -130,6 +147,7 @@ def token_logprobs_backward(logits: Any, tokens: Any, d_logprobs: Any, out: Arra
     d_logprobs : array_like, (...)
         Gradient with respect to the result of `token_logprobs`; 0 at padding.
     out : ndarray, (..., V), optional
+    threads : int
 
     Returns
     -------
@@ -146,25 +164,22 @@ def token_logprobs_backward(logits: Any, tokens: Any, d_logprobs: Any, out: Arra
     >>> token_logprobs_backward([[0.0, 0.0]], [1], [2.0])
     array([[-1.,  1.]])
     """
-    x, d = _check.floats(("logits", "d_logprobs"), logits, d_logprobs)
-    V = _check.last_axis("logits", x)
+    (x,) = _batch.logits(("logits",), logits)
     t = _tokens(tokens, x)
-    _check.shape_is("d_logprobs", d, x.shape[:-1], _LEADING)
-    result = _check.output(out, x.shape, x.dtype, logits, tokens, d_logprobs)
-    outside = token_logprobs_backward_jit(
-        x.reshape(-1, V), t.reshape(-1), d.reshape(-1), result.reshape(-1, V)
-    )
-    _inside(outside, t, V)
+    d = _slopes("d_logprobs", d_logprobs, x)
+    result, written = _batch.gradient(out, x, logits, tokens, d_logprobs)
+    _inside(_batch.over_rows(token_logprobs_backward_jit, threads, x, t, d, written), t, x.shape[-1])
     return result
 
 
-def entropy(logits: Any, out: Array | None = None) -> Array:
+def entropy(logits: Any, out: Array | None = None, *, threads: int = 1) -> Array:
     """Entropy ``-sum p log p`` of each row, in nats.
 
     Parameters
     ----------
     logits : array_like, (..., V)
     out : ndarray, (...), optional
+    threads : int
 
     Returns
     -------
@@ -178,17 +193,50 @@ def entropy(logits: Any, out: Array | None = None) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> entropy([[0.0, 0.0], [0.0, -np.inf]]).round(4)
     array([0.6931, 0.    ])
     """
-    (x,) = _check.floats(("logits",), logits)
-    V = _check.last_axis("logits", x)
-    result = _check.output(out, x.shape[:-1], x.dtype, logits)
-    entropy_jit(x.reshape(-1, V), result.reshape(-1))
+    (x,) = _batch.logits(("logits",), logits)
+    result = _check.output(out, x.shape[:-1], _batch.number(x), logits)
+    _batch.over_rows(entropy_jit, threads, x, result)
     return result
 
 
-def kl_divergence(logits: Any, ref_logits: Any, out: Array | None = None) -> Array:
+def entropy_backward(logits: Any, d_entropy: Any, out: Array | None = None, *, threads: int = 1) -> Array:
+    """Gradient with respect to the logits: ``-d_entropy * p * (log p + entropy)``.
+
+    Parameters
+    ----------
+    logits : array_like, (..., V)
+    d_entropy : array_like, (...)
+        Gradient with respect to the result of `entropy`.
+    out : ndarray, (..., V), optional
+    threads : int
+
+    Returns
+    -------
+    d_logits : ndarray, (..., V)
+        Overwritten, not accumulated.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter that is no array of numbers, or does not fit.
+
+    Examples
+    --------
+    >>> entropy_backward([[1.0, 0.0]], [1.0]).round(4)
+    array([[-0.1966,  0.1966]])
+    """
+    (x,) = _batch.logits(("logits",), logits)
+    d = _slopes("d_entropy", d_entropy, x)
+    result, written = _batch.gradient(out, x, logits, d_entropy)
+    _batch.over_rows(entropy_backward_jit, threads, x, d, written)
+    return result
+
+
+def kl_divergence(logits: Any, ref_logits: Any, out: Array | None = None, *, threads: int = 1) -> Array:
     """Exact ``KL(pi || ref) = sum p log(p / q)`` of each row, in nats.
 
     Parameters
@@ -196,6 +244,7 @@ def kl_divergence(logits: Any, ref_logits: Any, out: Array | None = None) -> Arr
     logits, ref_logits : array_like, (..., V)
         Of pi and of the reference.
     out : ndarray, (...), optional
+    threads : int
 
     Returns
     -------
@@ -209,18 +258,20 @@ def kl_divergence(logits: Any, ref_logits: Any, out: Array | None = None) -> Arr
 
     Examples
     --------
+    >>> import numpy as np
     >>> kl_divergence([0.0, -np.inf], [0.0, 0.0]).round(4)
     np.float64(0.6931)
     """
-    x, y = _check.floats(("logits", "ref_logits"), logits, ref_logits)
-    V = _check.last_axis("logits", x)
+    x, y = _batch.logits(("logits", "ref_logits"), logits, ref_logits)
     _check.same_shape(("logits", "ref_logits"), x, y)
-    result = _check.output(out, x.shape[:-1], x.dtype, logits, ref_logits)
-    kl_divergence_jit(x.reshape(-1, V), y.reshape(-1, V), result.reshape(-1))
+    result = _check.output(out, x.shape[:-1], _batch.number(x), logits, ref_logits)
+    _batch.over_rows(kl_divergence_jit, threads, x, y, result)
     return result
 
 
-def kl_divergence_backward(logits: Any, ref_logits: Any, d_kl: Any, out: Array | None = None) -> Array:
+def kl_divergence_backward(
+    logits: Any, ref_logits: Any, d_kl: Any, out: Array | None = None, *, threads: int = 1
+) -> Array:
     """Gradient with respect to pi's logits: ``d_kl * p * (log(p / q) - KL)``.
 
     Parameters
@@ -229,6 +280,7 @@ def kl_divergence_backward(logits: Any, ref_logits: Any, d_kl: Any, out: Array |
     d_kl : array_like, (...)
         Gradient with respect to the result of `kl_divergence`.
     out : ndarray, (..., V), optional
+    threads : int
 
     Returns
     -------
@@ -245,16 +297,17 @@ def kl_divergence_backward(logits: Any, ref_logits: Any, d_kl: Any, out: Array |
     >>> kl_divergence_backward([[1.0, 0.0]], [[0.0, 0.0]], [1.0]).round(4)
     array([[ 0.1966, -0.1966]])
     """
-    x, y, d = _check.floats(("logits", "ref_logits", "d_kl"), logits, ref_logits, d_kl)
-    V = _check.last_axis("logits", x)
+    x, y = _batch.logits(("logits", "ref_logits"), logits, ref_logits)
     _check.same_shape(("logits", "ref_logits"), x, y)
-    _check.shape_is("d_kl", d, x.shape[:-1], _LEADING)
-    result = _check.output(out, x.shape, x.dtype, logits, ref_logits, d_kl)
-    kl_divergence_backward_jit(x.reshape(-1, V), y.reshape(-1, V), d.reshape(-1), result.reshape(-1, V))
+    d = _slopes("d_kl", d_kl, x)
+    result, written = _batch.gradient(out, x, logits, ref_logits, d_kl)
+    _batch.over_rows(kl_divergence_backward_jit, threads, x, y, d, written)
     return result
 
 
-def sample(logits: Any, uniforms: Any, temperature: float = 1.0, out: Array | None = None) -> Array:
+def sample(
+    logits: Any, uniforms: Any, temperature: float = 1.0, out: Array | None = None, *, threads: int = 1
+) -> Array:
     """Draw one token a row by inverse CDF.
 
     Parameters
@@ -265,6 +318,7 @@ def sample(logits: Any, uniforms: Any, temperature: float = 1.0, out: Array | No
     temperature : float
         Divides the logits; above 0.
     out : ndarray of int64, (...), optional
+    threads : int
 
     Returns
     -------
@@ -278,19 +332,24 @@ def sample(logits: Any, uniforms: Any, temperature: float = 1.0, out: Array | No
 
     Examples
     --------
+    >>> import numpy as np
     >>> sample([[0.0, 0.0, -np.inf]] * 3, [0.0, 0.6, 1.0])
     array([0, 1, 1])
     """
-    (x,) = _check.floats(("logits",), logits)
-    V = _check.last_axis("logits", x)
+    (x,) = _batch.logits(("logits",), logits)
     u = _check.like("uniforms", uniforms, _check.F64)
     _check.shape_is("uniforms", u, x.shape[:-1], _LEADING)
     if u.size and not (u.min() >= 0 and u.max() <= 1):  # NaN fails both
         raise ValueError(f"uniforms: came with values from {u.min()} to {u.max()}, 0 to 1 is needed")
     heat = _check.number("temperature", temperature, above=0.0)
     result = _check.output(out, u.shape, _check.I64, logits, uniforms)
-    weights = np.empty(V, x.dtype)
-    nothing = sample_jit(x.reshape(-1, V), u.reshape(-1), heat, weights, result.reshape(-1))
+
+    def draw(x: Array, u: Array, out: Array) -> int:
+        scratch = sample_scratch(x.shape[1], _batch.number(x))
+        nothing: int = sample_jit(x, u, heat, *scratch, out)
+        return nothing
+
+    nothing = _batch.over_rows(draw, threads, x, u, result)
     if nothing:
         raise ValueError(
             f"logits: came with {nothing} rows of NaN, +inf or only -inf, a distribution is needed in each"

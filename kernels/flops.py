@@ -69,6 +69,24 @@ def _rows(per_row: Callable[[int], Work], once: Work | None = None) -> Formula:
     return formula
 
 
+def _blocks(V: int) -> int:
+    """Blocks of a row that is read once; the length is `kernels._rows.BLOCK`, a test says."""
+    return -(-V // 2048)
+
+
+def _logprob(V: int) -> Work:
+    """Of one token, from a row's logits."""
+    return Work(4 * V + 5 * _blocks(V) - 1, V + _blocks(V))
+
+
+def _draw(V: int) -> Work:
+    """All blocks, then the elements of one, then 32 neighbours."""
+    block, blocks = min(V, 2048), _blocks(V)
+    weighted_anew = blocks if blocks > 1 else 0
+    flops = 4 * V + 4 * block + -(-block // 32) + min(V, 32) + 2 * blocks + 4 * weighted_anew + 2
+    return Work(flops, V + block + weighted_anew)
+
+
 def _plackett_luce(*shape: int) -> Work:
     """Upward 9, downward 6, gradient 5 for each item but the last; a single item makes no choice."""
     *leading, K = shape
@@ -116,14 +134,15 @@ def _fit_bradley_terry(
 # Shapes: logits (..., V); what is given a token or a pair, any shape; group_advantages and rloo_advantages
 # (groups, group_size); plackett_luce (..., K); gae (..., T); optimisers, the parameters' shape.
 FORMULAS: dict[str, Formula] = {
-    # categorical: shift, exp and sum make 3 V
-    "log_softmax": _rows(lambda V: Work(5 * V + 1, V + 1)),
-    "token_logprobs": _rows(lambda V: Work(3 * V + 3, V + 1)),
-    "token_logprobs_backward": _rows(lambda V: Work(4 * V + 3, V)),
-    "entropy": _rows(lambda V: Work(5 * V + 3, V + 1)),
-    "kl_divergence": _rows(lambda V: Work(9 * V + 5, 2 * V + 2)),
-    "kl_divergence_backward": _rows(lambda V: Work(14 * V + 2, V)),
-    "sample": _rows(lambda V: Work(5 * V + 1, V)),
+    # categorical: difference, product, power and sum make 4 V; what came before a block of 2,048 is weighted anew
+    "log_softmax": _rows(lambda V: Work(6 * V + 5 * _blocks(V) - 4, V + _blocks(V))),
+    "token_logprobs": _rows(_logprob),
+    "token_logprobs_backward": _rows(lambda V: Work(8 * V + 5 * _blocks(V) + 4, 2 * V + _blocks(V))),
+    "entropy": _rows(lambda V: Work(6 * V + 10 * _blocks(V) - 6, V + _blocks(V))),
+    "entropy_backward": _rows(lambda V: Work(13 * V + 10 * _blocks(V) - 1, 2 * V + _blocks(V) + 1)),
+    "kl_divergence": _rows(lambda V: Work(11 * V + 17 * _blocks(V) - 11, 2 * V + 2 * _blocks(V))),
+    "kl_divergence_backward": _rows(lambda V: Work(20 * V + 17 * _blocks(V) - 5, 3 * V + 2 * _blocks(V) + 2)),
+    "sample": _rows(_draw),
     # preference: the last operation of a call is the mean's division
     "log_sigmoid": _each(4, 2),
     "bradley_terry": _each(25, 2, once=Work(1, 0)),
@@ -146,8 +165,8 @@ FORMULAS: dict[str, Formula] = {
     "rloo_advantages": _rows(lambda G: Work(4 * G, 0)),
     # loglinear
     "loglinear_logits": _loglinear(lambda V: Work(0, 0)),
-    "loglinear_logprobs": _loglinear(lambda V: Work(3 * V + 3, V + 1)),
-    "loglinear_sample": _loglinear(lambda V: Work(4 * V + -(-V // 32) + min(V, 32) + 3, V + 1)),
+    "loglinear_logprobs": _loglinear(_logprob),
+    "loglinear_sample": _loglinear(lambda V: _draw(V).plus(Work(4, 1))),
     "loglinear_backward": _loglinear(lambda V: Work(0, 0), rows_per_token=1),
     # bag: a pair of neighbouring tokens, if there are buckets for them, is one more feature
     "bag_scores": lambda nnz: Work(2 * nnz, 0),
@@ -186,7 +205,7 @@ def work(kernel: str, *shape: int) -> Work:
     Examples
     --------
     >>> work("log_softmax", 2, 3)
-    Work(flops=32, transcendentals=8)
+    Work(flops=38, transcendentals=8)
     """
     formula = FORMULAS.get(kernel)
     if formula is None:

@@ -13,14 +13,11 @@ Shapes: prompts (B, P), responses and mask (B, T), w_prompt (rows, V), w_prev (V
 
 from __future__ import annotations
 
-import numpy as np
-
-from ._categorical import _normalizer, _top
 from ._jit import jit
-from ._vecmath import exp, plus
-
-BLOCK = 32
-"""Entries of a row that are summed at once when a token is drawn."""
+from ._lanes import as_row, narrow
+from ._rows import LOG2E, logprob, normalizer
+from ._sampling import draw
+from ._sampling import sample_scratch as sample_scratch
 
 
 @jit
@@ -78,14 +75,15 @@ def logprobs_jit(prompts, responses, mask, w_prompt, w_prev, w_pos, base, row, o
     """Writes out (B, T), the log-probability of each response token; base, row (V,) are scratch."""
     B, T = responses.shape
     K = out.dtype.type
+    scale = narrow(LOG2E, row)
     for b in range(B):
         _prompt_row(prompts[b], w_prompt, base)
         for t in range(T):
             out[b, t] = K(0.0)
             if mask[b, t] > 0:
                 _row(base, responses, b, t, w_prev, w_pos, row)
-                top = _top(row)
-                out[b, t] = row[responses[b, t]] - top - K(np.log(_normalizer(row, top)))
+                top, mass = normalizer(as_row(row), scale)
+                out[b, t] = logprob(as_row(row), responses[b, t], scale, top, mass)
 
 
 @jit
@@ -124,67 +122,30 @@ def backward_jit(prompts, responses, mask, d_logits, total, g_prompt, g_prev, g_
 
 
 @jit
-def _draw(row, uniform):
-    """Sample from softmax(row) by inverse CDF; row is overwritten. Returns the token and its log-probability.
-
-    First the block is found in which the cumulative sum passes the target, then the token inside it. All blocks and
-    a whole block's worth of entries are scanned, whichever is drawn, so that the work depends on the shape alone.
-    """
-    V = row.shape[0]
-    zero = row.dtype.type(0.0)
-    width = min(BLOCK, V)
-    top = _top(row)
-    total = np.float64(0.0)
-    for v in range(V):
-        row[v] = exp(row[v] - top)
-    for v in range(V):
-        total = plus(total, row[v])
-    target = uniform * total
-    reached = np.float64(0.0)
-    before = np.float64(0.0)
-    block = -1
-    for start in range(0, V, width):
-        past = reached + _sum(row, start, min(start + width, V))
-        found = block < 0 and past > target
-        before = reached if found else before
-        block = start if found else block
-        reached = past
-    block = block if block >= 0 else (V - 1) // width * width  # rounding may leave the target at the very end
-    token = -1
-    for v in range(block, block + width):
-        before = before + (row[v] if v < V else zero)
-        token = v if token < 0 and v < V and before > target else token
-    if token < 0:
-        token = _last_possible(row, min(block + width, V))
-    return token, np.log(row[token] / total)
-
-
-@jit
-def _sum(row, start, stop):
-    """Sum of row[start:stop], in float64."""
-    total = np.float64(0.0)
-    for v in range(start, stop):
-        total = plus(total, row[v])
-    return total
-
-
-@jit
-def _last_possible(row, stop):
-    """The last token before `stop` with a probability; where there is none, the last one at all."""
-    last = 0
-    for v in range(row.shape[0]):
-        last = v if row[v] > 0 and (v < stop or row[last] <= 0) else last
-    return last
-
-
-@jit
-def sample_jit(prompts, uniforms, eos, w_prompt, w_prev, w_pos, base, row, responses, mask, logprobs):
+def sample_jit(
+    prompts,
+    uniforms,
+    eos,
+    w_prompt,
+    w_prev,
+    w_pos,
+    base,
+    row,
+    weights,
+    masses,
+    tops,
+    responses,
+    mask,
+    logprobs,
+):
     """Sample until `eos` (negative: always T tokens).
 
-    Writes responses, mask, logprobs (B, T); base, row (V,) are scratch.
+    Writes responses, mask, logprobs (B, T); base, row (V,) are scratch, and weights, masses, tops from
+    `sample_scratch`.
     """
     B, T = responses.shape
     K = logprobs.dtype.type
+    scale = narrow(LOG2E, row)
     for b in range(B):
         _prompt_row(prompts[b], w_prompt, base)
         alive = True
@@ -194,8 +155,9 @@ def sample_jit(prompts, uniforms, eos, w_prompt, w_prev, w_pos, base, row, respo
             logprobs[b, t] = K(0.0)
             if alive:
                 _row(base, responses, b, t, w_prev, w_pos, row)
-                token, logprob = _draw(row, uniforms[b, t])
+                token, top, mass = draw(as_row(row), uniforms[b, t], scale, weights, masses, tops)
+                token = token if token > 0 else 0  # a row of NaN has none
                 responses[b, t] = token
                 mask[b, t] = K(1.0)
-                logprobs[b, t] = logprob
+                logprobs[b, t] = logprob(as_row(row), token, scale, top, mass)
                 alive = token != eos

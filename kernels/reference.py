@@ -49,19 +49,21 @@ def _softmax(x: Any) -> Any:
     return np.exp(log_softmax(x))
 
 
-def log_softmax(logits: Any, out: Any = None) -> Any:
+def log_softmax(logits: Any, out: Any = None, *, threads: int = 1) -> Any:
     """x - log sum exp x."""
     (x,) = _f64(logits)
     return _into(out, x - _logsumexp(x))
 
 
-def token_logprobs(logits: Any, tokens: Any, out: Any = None) -> Any:
+def token_logprobs(logits: Any, tokens: Any, out: Any = None, *, threads: int = 1) -> Any:
     """log_softmax(x)[token]."""
     index = np.asarray(tokens)[..., np.newaxis]
     return _into(out, np.take_along_axis(log_softmax(logits), index, axis=-1)[..., 0])
 
 
-def token_logprobs_backward(logits: Any, tokens: Any, d_logprobs: Any, out: Any = None) -> Any:
+def token_logprobs_backward(
+    logits: Any, tokens: Any, d_logprobs: Any, out: Any = None, *, threads: int = 1
+) -> Any:
     """d (1[v = token] - p_v)."""
     p = _softmax(logits)
     one_hot = np.arange(p.shape[-1]) == np.asarray(tokens)[..., np.newaxis]
@@ -73,9 +75,16 @@ def _expectation(p: Any, x: Any) -> Any:
     return np.sum(np.multiply(p, x, where=p > 0, out=np.zeros_like(p)), axis=-1)
 
 
-def entropy(logits: Any, out: Any = None) -> Any:
+def entropy(logits: Any, out: Any = None, *, threads: int = 1) -> Any:
     """-sum p log p."""
     return _into(out, -_expectation(_softmax(logits), log_softmax(logits)))
+
+
+def entropy_backward(logits: Any, d_entropy: Any, out: Any = None, *, threads: int = 1) -> Any:
+    """-d p (log p + H)."""
+    p, log_p = _softmax(logits), log_softmax(logits)
+    lean = np.add(log_p, np.asarray(entropy(logits))[..., np.newaxis], where=p > 0, out=np.zeros_like(p))
+    return _into(out, -np.asarray(d_entropy, np.float64)[..., np.newaxis] * p * lean)
 
 
 def _log_ratio(logits: Any, ref_logits: Any) -> Any:
@@ -84,19 +93,21 @@ def _log_ratio(logits: Any, ref_logits: Any) -> Any:
     return np.subtract(log_softmax(logits), log_softmax(ref_logits), where=p > 0, out=np.zeros_like(p))
 
 
-def kl_divergence(logits: Any, ref_logits: Any, out: Any = None) -> Any:
+def kl_divergence(logits: Any, ref_logits: Any, out: Any = None, *, threads: int = 1) -> Any:
     """sum p log p/q."""
     return _into(out, _expectation(_softmax(logits), _log_ratio(logits, ref_logits)))
 
 
-def kl_divergence_backward(logits: Any, ref_logits: Any, d_kl: Any, out: Any = None) -> Any:
+def kl_divergence_backward(
+    logits: Any, ref_logits: Any, d_kl: Any, out: Any = None, *, threads: int = 1
+) -> Any:
     """d p (log p/q - KL)."""
     kl = np.asarray(kl_divergence(logits, ref_logits))[..., np.newaxis]
     d = np.asarray(d_kl, np.float64)[..., np.newaxis]
     return _into(out, d * _softmax(logits) * (_log_ratio(logits, ref_logits) - kl))
 
 
-def sample(logits: Any, uniforms: Any, temperature: float = 1.0, out: Any = None) -> Any:
+def sample(logits: Any, uniforms: Any, temperature: float = 1.0, out: Any = None, *, threads: int = 1) -> Any:
     """The first v whose cumulative probability exceeds u; for u at the very end the last v that moves it."""
     p = _softmax(np.asarray(logits, np.float64) / temperature)
     reached = np.cumsum(p, axis=-1)
@@ -269,17 +280,6 @@ def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, clipr
     return PPOClip(loss, d, _masked_mean(clipped > plain, m), _masked_mean((lp - old) ** 2, m) / 2)
 
 
-def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_value: float) -> ValueClip:
-    """max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2) / 2, mean over the tokens that count."""
-    V, old, R, m = _f64(values, old_values, returns, mask)
-    V, old, R = _zero_where_masked(m, V, old, R)
-    plain = (V - R) ** 2
-    clipped = (np.clip(V, old - cliprange_value, old + cliprange_value) - R) ** 2
-    d = np.where(clipped > plain, 0.0, V - R) * m / (np.sum(m) or 1.0)
-    return ValueClip(_masked_mean(np.maximum(plain, clipped), m) / 2, d, _masked_mean(clipped > plain, m))
-
-
-def group_advantages(rewards: Any, group_size: int, scale: bool = True) -> Any:
 def grpo(
     logprobs: Any,
     old_logprobs: Any,
@@ -312,6 +312,17 @@ def grpo(
     return GRPO(float(loss), d, _masked_mean(clipped > plain, m), mean_kl)
 
 
+def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_value: float) -> ValueClip:
+    """max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2) / 2, mean over the tokens that count."""
+    V, old, R, m = _f64(values, old_values, returns, mask)
+    V, old, R = _zero_where_masked(m, V, old, R)
+    plain = (V - R) ** 2
+    clipped = (np.clip(V, old - cliprange_value, old + cliprange_value) - R) ** 2
+    d = np.where(clipped > plain, 0.0, V - R) * m / (np.sum(m) or 1.0)
+    return ValueClip(_masked_mean(np.maximum(plain, clipped), m) / 2, d, _masked_mean(clipped > plain, m))
+
+
+def group_advantages(rewards: Any, group_size: int, scale: bool = True) -> Any:
     """(r - mean) / (sample deviation + 1e-4) in each group."""
     (r,) = _f64(rewards)
     groups = r.reshape(-1, group_size)

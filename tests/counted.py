@@ -40,10 +40,19 @@ def value(x: Any) -> Any:
 
 def _binary(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def apply(self: Any, other: Any) -> Any:
+        if isinstance(other, np.ndarray):  # NumPy leaves the whole array to us
+            return _map(lambda x: apply(self, x), other)
         _count()
         return Counted(operation(self.value, value(other)))
 
     return apply
+
+
+def _map(function: Callable[[Any], Any], array: Any) -> Any:
+    result = np.empty(array.shape, dtype=object)
+    for index in np.ndindex(array.shape):
+        result[index] = function(array[index])
+    return result
 
 
 def _comparison(operation: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
@@ -102,7 +111,9 @@ class Counted:
 
     # NumPy calls these methods for np.exp(x) and its like.
     exp = _function(math.exp)
+    exp2 = _function(lambda x: 2.0**x)
     log = _function(_log)
+    log2 = _function(lambda x: _log(x) / math.log(2.0))
     log1p = _function(math.log1p)
     sqrt = _function(math.sqrt)
     tanh = _function(math.tanh)
@@ -111,10 +122,7 @@ class Counted:
 def counted(array: Any) -> Any:
     """An object array of `Counted` with the values of `array`."""
     source = np.asarray(array, dtype=np.float64)
-    result = np.empty(source.shape, dtype=object)
-    for index in np.ndindex(source.shape):
-        result[index] = Counted(float(source[index]))
-    return result
+    return _map(lambda x: Counted(float(x)), source)
 
 
 def plain(array: Any) -> Any:

@@ -143,6 +143,7 @@ CASES = (
     Case("token_logprobs", _tokens, _btv),
     Case("token_logprobs_backward", _with(_tokens, d_logprobs=_small), _btv),
     Case("entropy", _one, _btv),
+    Case("entropy_backward", _with(_one, d_entropy=_small), _btv),
     Case("kl_divergence", _two, _btv),
     Case("kl_divergence_backward", _with(_two, d_kl=_small), _btv),
     Case("sample", _with(_one, uniforms=_uniforms, temperature=0.7), _btv),
@@ -182,7 +183,6 @@ CASES = (
     Case("whiten", _with(_normal("x"), mask=_mask), _bt),
     Case("whiten_unshifted", _with(_normal("x"), mask=_mask, shift_mean=False), _bt, "whiten", "whiten"),
     Case("ppo_clip", _ppo, _bt),
-    Case("value_clip", _with(_values, mask=_mask, cliprange_value=0.2), _bt),
     *(
         Case(
             f"grpo_{loss_type}",
@@ -194,6 +194,7 @@ CASES = (
         for loss_type in ("grpo", "bnpo", "dr_grpo")
     ),
     Case("grpo_without_kl", _grpo, _bt, kernel="grpo"),
+    Case("value_clip", _with(_values, mask=_mask, cliprange_value=0.2), _bt),
     Case("group_advantages", _rewards, lambda B, T, V: (B, V)),
     Case(
         "group_advantages_unscaled",

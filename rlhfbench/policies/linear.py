@@ -122,7 +122,7 @@ class LinearPolicy:
         mask = np.empty((B, T), self.params.dtype)
         logprobs = np.empty((B, T), self.params.dtype)
         eos = -1 if self.eos is None else self.eos
-        scratch = (self._base, self._row)
+        scratch = (self._base, self._row, *loglinear.sample_scratch(self.vocab_size, self.params.dtype))
         loglinear.sample_jit(prompts, uniforms, eos, *self._w[:3], *scratch, responses, mask, logprobs)
         self._charge("sample", "loglinear_sample", prompts, mask, self.vocab_size)
         return Rollout(responses, mask, logprobs)
