@@ -42,7 +42,8 @@ def exp_remainder(x):
     It is the KL estimate k3 of a log-ratio -x. Near 0, where it is about x**2 / 2, the formula would be all rounding.
     """
     if isinstance(x, np.floating):
-        return type(x)(np.expm1(np.longdouble(x)) - np.longdouble(x))
+        wide = np.longdouble(x)
+        return type(x)(np.expm1(wide) - wide) if x < np.inf else x
     return np.exp(x) - 1.0 - x
 
 
