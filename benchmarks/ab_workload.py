@@ -1,6 +1,6 @@
 """What `benchmarks.compare` times: every public kernel, on tiny arrays (`[call]`) and at one or two working sizes.
 
-One row a kernel. Only NumPy is imported: the table has to load beside kernels of any revision, and a kernel that a
+One row a kernel. The table has to load beside kernels of any revision: it imports NumPy alone, and a kernel that a
 revision lacks is listed, not an error. All is float32, fixed, and large enough that the call overhead, which has
 rows of its own, is a small part of the rest.
 """
@@ -17,6 +17,7 @@ Arguments = tuple[Any, ...]
 Make = Callable[..., Arguments]
 
 SMALL, LARGE = (64, 512), (8, 50_257)  # rows and vocabulary: in the second-level cache, and beyond it
+SEQUENCES = ((2, 2, 5), (8, 8, 512), (2, 4, 50_257))
 TOKENS = (256, 64)  # results below 128 kB: larger ones are mapped anew by every call, and that would be timed
 
 
@@ -133,9 +134,46 @@ def model_backward(B: int, T: int, V: int) -> Arguments:
 
 
 def model_sample(B: int, T: int, V: int) -> Arguments:
+    from kernels import loglinear
+
     prompts, responses, mask, *weights = model(B, T, V)
-    scratch = np.empty((2, V), np.float32)
+    scratch = list(np.empty((2, V), np.float32))
+    if hasattr(loglinear, "sample_scratch"):  # later revisions want more of it
+        scratch += loglinear.sample_scratch(V, np.float32)
     return prompts, random().random((B, T)), -1, *weights, *scratch, responses, mask, mask.copy()
+
+
+def sequences(B: int, T: int, V: int, seed: int = 0) -> tuple[Any, Any, Any, Any]:
+    """Logits, tokens, log-probabilities of an older policy, and a mask of their lengths."""
+    rng = np.random.default_rng(seed)
+    logits, noise = rng.standard_normal((B, T, V), np.float32), rng.standard_normal((B, T), np.float32)
+    mask = (np.arange(T) < rng.integers(1, T + 1, size=(B, 1))).astype(np.float32)
+    return logits, rng.integers(V, size=(B, T)), np.float32(0.1) * noise - np.float32(np.log(V)), mask
+
+
+def sft_sequences(B: int, T: int, V: int) -> Arguments:
+    logits, tokens, _, mask = sequences(B, T, V)
+    return logits, tokens, mask
+
+
+def ppo_sequences(B: int, T: int, V: int) -> Arguments:
+    logits, tokens, old, mask = sequences(B, T, V)
+    return logits, tokens, old, *normals(1, B, T), mask, 0.2
+
+
+def grpo_sequences(B: int, T: int, V: int) -> Arguments:
+    logits, tokens, old, mask = sequences(B, T, V)
+    return logits, tokens, old, *normals(1, B), mask, 0.2
+
+
+def dpo_sequences(B: int, T: int, V: int) -> Arguments:
+    chosen, rejected = sequences(B, T, V), sequences(B, T, V, seed=1)
+    return chosen[0], rejected[0], chosen[1], rejected[1], chosen[2].sum(1), rejected[2].sum(1), 0.1
+
+
+def grpo_tokens(B: int, T: int) -> Arguments:
+    logprobs, noise, mask = masked(2)(B, T)
+    return logprobs, logprobs + np.float32(0.1) * noise, *normals(1, B), mask, 0.2
 
 
 # Function, how its arguments are made, the sizes. The first size is that of `[call]`.
@@ -148,6 +186,10 @@ TABLE: tuple[tuple[str, Make, tuple[tuple[int, ...], ...]], ...] = (
     ("categorical.kl_divergence", floats(2), ((2, 5), SMALL, LARGE)),
     ("categorical.kl_divergence_backward", two_backward, ((2, 5), SMALL, LARGE)),
     ("categorical.sample", with_uniforms, ((2, 5), SMALL, LARGE)),
+    ("from_logits.sft_from_logits", sft_sequences, SEQUENCES),
+    ("from_logits.ppo_from_logits", ppo_sequences, SEQUENCES),
+    ("from_logits.grpo_from_logits", grpo_sequences, SEQUENCES),
+    ("from_logits.dpo_from_logits", dpo_sequences, ((2, 2, 5), (4, 8, 512), (1, 4, 50_257))),
     ("preference.log_sigmoid", floats(1), ((4,), (16_384,))),
     ("preference.bradley_terry", floats(2), ((4,), (16_384,))),
     ("preference.plackett_luce", floats(1), ((2, 4), (2048, 4))),
@@ -161,6 +203,7 @@ TABLE: tuple[tuple[str, Make, tuple[tuple[int, ...], ...]], ...] = (
     ("policy_gradient.gae", masked(2, 1.0, 0.95), ((2, 3), TOKENS)),
     ("policy_gradient.whiten", masked(1), ((2, 3), TOKENS)),
     ("policy_gradient.ppo_clip", near(3, 0.2), ((2, 3), TOKENS)),
+    ("policy_gradient.grpo", grpo_tokens, ((2, 3), TOKENS)),
     ("policy_gradient.value_clip", near(3, 0.2), ((2, 3), TOKENS)),
     ("policy_gradient.group_advantages", grouped(), ((2, 3), (2048, 8))),
     ("policy_gradient.rloo_advantages", grouped(), ((2, 3), (2048, 8))),
