@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 Record = dict[str, Any]
 OURS = "rlhfbench"
 MACHINE = ("read", "copy")
+POSSIBLE = 1.1
+"""Nothing reads faster than memory gives; a share above it, but for noise, says that the yardstick was disturbed."""
 PARAMETERS_ONCE, TOKENS_BOTH = "adamw", "token log-probs, forward + backward"
 
 
@@ -76,7 +78,11 @@ def _share(found: Found, kernel: str, least: float) -> Iterator[Goal]:
     values = [share(r) for r in found.of(kernel, least_v=4096, large=True)]
     if values:
         reached = f"{min(values):.0%} to {max(values):.0%}"
-        yield Goal(f"`{kernel}`, V ≥ 4,096", f"{least:.0%} of read bandwidth", reached, min(values) >= least)
+        possible = max(values) <= POSSIBLE
+        if not possible:
+            reached += ", which cannot be: reading was disturbed, could not measure"
+        met = possible and min(values) >= least
+        yield Goal(f"`{kernel}`, V ≥ 4,096", f"{least:.0%} of read bandwidth", reached, met)
 
 
 def _rows(found: Found) -> Iterator[Goal]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,34 @@ def test_goals_are_met_or_not_by_the_measured_times(
 ) -> None:
     judged = goals.judge(found(record(rlhfbench=ours, torch=torch)))
     assert [goal.met for goal in judged] == [share_met, ratio_met]
+
+
+def test_a_kernel_faster_than_reading_meets_no_goal() -> None:
+    judged = goals.judge(found(record(rlhfbench=0.7)))
+    assert not judged[0].met
+    assert "could not measure" in judged[0].reached
+
+
+def test_a_side_waits_for_what_its_neighbour_left_running() -> None:
+    """A call that returns while a thread of its own works on must not slow whoever comes next."""
+    seen: list[bool] = []
+    threads: list[threading.Thread] = []
+
+    def work_on() -> None:
+        end = time.perf_counter() + 0.05
+        while time.perf_counter() < end:
+            pass
+
+    def leaves_work() -> None:
+        threads.append(threading.Thread(target=work_on))
+        threads[-1].start()
+
+    def victim() -> None:
+        seen.append(any(thread.is_alive() for thread in threads))
+        time.sleep(0.06)
+
+    measure.interleave({"leaves work": leaves_work, "victim": victim}, seconds=0.0)
+    assert not any(seen[-5:])
 
 
 def test_the_worst_size_decides() -> None:
