@@ -106,6 +106,11 @@ def last_axis(name: str, array: Array) -> int:
     return int(array.shape[-1])
 
 
+def sums(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that sums over numbers of this one are kept in."""
+    return dtype if dtype.kind == "O" else F64
+
+
 def not_empty(name: str, array: Array) -> None:
     if array.size == 0:
         raise ValueError(f"{name}: came with shape {array.shape}, at least one element is needed for a mean")

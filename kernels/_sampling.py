@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._check import Array
+from ._check import Array, sums
 from ._jit import jit
 from ._lanemath import power
 from ._lanes import as_row, length, load, load_part, narrow, store, store_part, width
@@ -29,7 +29,7 @@ def sample_scratch(V: int, dtype: Any) -> tuple[Array, Array, Array]:
     size, count = min(V, BLOCK), -(-V // BLOCK)
     return (
         np.empty(size, dtype),
-        np.empty(count, dtype if dtype == np.dtype(object) else np.float64),
+        np.empty(count, sums(np.dtype(dtype))),
         np.empty(count, dtype),
     )
 

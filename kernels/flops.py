@@ -79,6 +79,24 @@ def _logprob(V: int) -> Work:
     return Work(4 * V + 5 * _blocks(V) - 1, V + _blocks(V))
 
 
+def _token_gradient(V: int, flops: int, transcendentals: int) -> Work:
+    """Of one token that counts, from logits to their gradient, and so much for the loss in between."""
+    return Work(8 * V + 5 * _blocks(V) + 9 + flops, 2 * V + _blocks(V) + 1 + transcendentals)
+
+
+def _grpo_from_logits(*shape: int) -> Work:
+    *leading, T, V = shape
+    sequences = prod(leading)
+    return _token_gradient(V, 22, 2).times(T * sequences).plus(Work(10 * sequences + 3, 0))
+
+
+def _dpo_from_logits(*shape: int) -> Work:
+    """Shape: pairs, tokens of a pair, V."""
+    *leading, tokens, V = shape
+    pairs = prod(leading)
+    return _token_gradient(V, 2, 0).times(tokens * pairs).plus(Work(19 * pairs + 1, 2 * pairs))
+
+
 def _draw(V: int) -> Work:
     """All blocks, then the elements of one, then 32 neighbours."""
     block, blocks = min(V, 2048), _blocks(V)
@@ -163,6 +181,11 @@ FORMULAS: dict[str, Formula] = {
     "value_clip": _each(12, 0, once=Work(4, 0)),
     "group_advantages": _rows(lambda G: Work(6 * G + 4, 1)),
     "rloo_advantages": _rows(lambda G: Work(4 * G, 0)),
+    # from_logits: (..., V) of the tokens that count; where one does not, its row costs nothing
+    "sft_from_logits": _rows(lambda V: _token_gradient(V, 0, 0), once=Work(1, 0)),
+    "ppo_from_logits": _rows(lambda V: _token_gradient(V, 21, 2), once=Work(8, 0)),
+    "grpo_from_logits": _grpo_from_logits,
+    "dpo_from_logits": _dpo_from_logits,
     # loglinear
     "loglinear_logits": _loglinear(lambda V: Work(0, 0)),
     "loglinear_logprobs": _loglinear(_logprob),

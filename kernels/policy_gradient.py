@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _ESTIMATORS = {"k1": k1_jit, "k2": k2_jit, "k3": k3_jit}
-_AGGREGATIONS = {"grpo": 0, "bnpo": 1, "dr_grpo": 2}
+AGGREGATIONS = {"grpo": 0, "bnpo": 1, "dr_grpo": 2}
 
 
 class GAE(NamedTuple):
@@ -356,8 +356,8 @@ def grpo(
     array([[-0.25, -0.25],
            [ 1.5 , -0.  ]])
     """
-    if not isinstance(loss_type, str) or loss_type not in _AGGREGATIONS:
-        raise ValueError(f"loss_type: came as {loss_type!r}, one of {', '.join(_AGGREGATIONS)} is needed")
+    if not isinstance(loss_type, str) or loss_type not in AGGREGATIONS:
+        raise ValueError(f"loss_type: came as {loss_type!r}, one of {', '.join(AGGREGATIONS)} is needed")
     names: tuple[str, ...] = ("logprobs", "old_logprobs", "advantages")
     given = [logprobs, old_logprobs, advantages]
     if ref_logprobs is not None:
@@ -385,7 +385,7 @@ def grpo(
         low,
         high,
         strength,
-        _AGGREGATIONS[loss_type],
+        AGGREGATIONS[loss_type],
         d.reshape(-1, T),
     )
     _check_mask(clipfrac)

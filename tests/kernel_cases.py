@@ -15,10 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from kernels import categorical, optim, policy_gradient, preference, reference
+from kernels import (
+    categorical,
+    from_logits,
+    optim,
+    policy_gradient,
+    preference,
+    reference,
+    reference_from_logits,
+)
 
 Kwargs = dict[str, Any]
-MODULES = (categorical, preference, policy_gradient, optim)
+MODULES = (categorical, preference, policy_gradient, optim, from_logits)
+TWINS = (reference, reference_from_logits)
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Case:
 
     @property
     def twin(self) -> Callable[..., Any]:
-        return getattr(reference, self.public)
+        return next(getattr(m, self.public) for m in TWINS if hasattr(m, self.public))
 
     @property
     def public(self) -> str:
@@ -97,6 +106,27 @@ def _mask(rng, B, T, V, dtype):
     return mask(rng, B, T, dtype)
 
 
+def _old(rng, B, T, V, dtype):
+    return (-np.log(V) + 0.3 * rng.standard_normal((B, T))).astype(dtype)
+
+
+def _ones(rng, B, T, V, dtype):
+    return np.ones((B, T), dtype)
+
+
+def _each(rng, B, T, V, dtype):
+    return rng.standard_normal(B).astype(dtype)
+
+
+def _halves(rng, B, T, V, dtype):
+    """Chosen and rejected responses, of different lengths."""
+    lengths = {"chosen": T, "rejected": T + 1}
+    x = {f"{name}_logits": logits(rng, (B, n, V), dtype) for name, n in lengths.items()}
+    t = {f"{name}_tokens": rng.integers(0, V, (B, n)) for name, n in lengths.items()}
+    refs = {f"ref_{name}": -rng.random(B).astype(dtype) * n for name, n in lengths.items()}
+    return {**x, **t, **refs, "beta": 0.1}
+
+
 def _uniforms(rng, B, T, V, dtype):
     return rng.random((B, T))
 
@@ -137,6 +167,8 @@ _logprobs = _normal("logprobs", "ref_logprobs")
 _ppo = _with(_normal("logprobs", "old_logprobs", "advantages", scale=0.3), mask=_mask, cliprange=0.2)
 _grpo = _with(_ppo, advantages=lambda rng, B, T, V, dtype: _small(rng, B, T, V, dtype)[:, 0])
 _values = _normal("values", "old_values", "returns")
+
+_fused = _with(_tokens, old_logprobs=_old, advantages=_small, mask=_ones, cliprange=0.2)
 
 CASES = (
     Case("log_softmax", _one, _btv),
@@ -204,6 +236,10 @@ CASES = (
         kernel="group_advantages",
     ),
     Case("rloo_advantages", _rewards_of_several, lambda B, T, V: (B, max(V, 2))),
+    Case("sft_from_logits", _tokens, _btv),
+    Case("ppo_from_logits", _fused, _btv),
+    Case("grpo_from_logits", _with(_fused, advantages=_each), _btv),
+    Case("dpo_from_logits", _halves, lambda B, T, V: (B, 2 * T + 1, V)),
     Case("adamw", _adamw, _bt),
     Case("global_norm", _normal("grads"), _bt),
 )

@@ -131,6 +131,8 @@ def test_out_is_used_and_checked(case):
         pytest.skip("has no out")
     kwargs = case.make(np.random.default_rng(2), 3, 4, 5, np.float64)
     expected = case.function(**kwargs)
+    if isinstance(expected, tuple):
+        pytest.skip("out is one of several results: test_kernels_from_logits.py")
     out = np.full_like(expected, -7)
     assert case.function(**kwargs, out=out) is out
     np.testing.assert_array_equal(out, expected)

@@ -1,0 +1,174 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Jitted bodies of `from_logits`: rows of logits (N, V) to rows of their gradient, what is given a token (N,).
+
+All are pure, allocate nothing and raise nothing; outputs stand last and are overwritten. A row counts with its weight.
+Where that is 0 nothing is read, neither logits nor token: its gradient is 0, and so is its log-probability. They
+return how many tokens are outside the vocabulary; those rows mean nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._jit import jit
+from ._lanes import length, narrow, row_of, splat, store, store_part, width
+from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
+from ._rows import LOG2E, logprob, normalizer, write_token_gradient
+from ._vecmath import plus, wide
+
+
+@jit
+def weights_jit(tokens, mask, ignore_index, weights):
+    """Writes weights (N,): the mask, (N,) or none (0,), and 0 at ignored tokens. Returns their sum.
+
+    The sum is NaN if an entry of the mask is negative, infinite or NaN.
+    """
+    K = weights.dtype.type
+    zero, one, most, bad = K(0.0), K(1.0), K(np.inf), K(np.nan)
+    count = np.float64(0.0)
+    for n in range(tokens.shape[0]):
+        weight = mask[n] if mask.shape[0] > 0 else one
+        weight = weight if (weight >= zero) & (weight < most) else bad
+        weight = zero if tokens[n] == ignore_index else weight
+        weights[n] = weight
+        count = plus(count, weight)
+    return count
+
+
+@jit
+def sequence_rates_jit(weights, aggregation, count, rates):
+    """Writes rates (B, T): minus what a token of each sequence weighs in the GRPO loss, as in `grpo_jit`."""
+    B, T = weights.shape
+    for b in range(B):
+        rate = -_sequence_rate(weights[b], aggregation, B, count)
+        for t in range(T):
+            rates[b, t] = rate
+
+
+@jit
+def _write_zeros(row):
+    zero = splat(narrow(0.0, row), row)
+    v = 0
+    while v + width(row) <= length(row):
+        store(row, v, zero)
+        v += width(row)
+    if v < length(row):
+        store_part(row, v, length(row), zero)
+
+
+@jit
+def linear_jit(logits, tokens, weights, rate, temperature, logprobs, d_logits):
+    """For losses linear in the log-probabilities, with slope rate * weight. Writes logprobs (N,), d_logits (N, V)."""
+    scale = narrow(LOG2E / temperature, logits)
+    outside = 0
+    for n in range(logits.shape[0]):
+        token = tokens[n]
+        logprobs[n] = weights[n] - weights[n]
+        if weights[n] > 0 and 0 <= token < logits.shape[1]:
+            row = row_of(logits, n)
+            top, mass = normalizer(row, scale)
+            logprobs[n] = logprob(row, token, scale, top, mass)
+            write_token_gradient(row, token, scale, top, mass, rate * wide(weights[n]), row_of(d_logits, n))
+        else:
+            outside += weights[n] > 0
+            _write_zeros(row_of(d_logits, n))
+    return outside
+
+
+@jit
+def clipped_jit(
+    logits,
+    tokens,
+    old_logprobs,
+    ref_logprobs,
+    advantages,
+    weights,
+    rates,
+    lowest,
+    highest,
+    beta,
+    temperature,
+    logprobs,
+    d_logits,
+):
+    """The clipped objective, and with beta above 0 the KL term, times each token's rate.
+
+    Writes logprobs (N,), d_logits (N, V).
+    """
+    K = logprobs.dtype.type
+    lower, upper, strength = K(lowest), K(highest), K(beta)
+    scale = narrow(LOG2E / temperature, logits)
+    outside = 0
+    for n in range(logits.shape[0]):
+        token = tokens[n]
+        logprobs[n] = weights[n] - weights[n]
+        if weights[n] > 0 and 0 <= token < logits.shape[1]:
+            row = row_of(logits, n)
+            top, mass = normalizer(row, scale)
+            logprobs[n] = logprob(row, token, scale, top, mass)
+            if beta > 0.0:
+                _, slope, _, _ = _grpo_token(
+                    logprobs[n],
+                    old_logprobs[n],
+                    ref_logprobs[n],
+                    advantages[n],
+                    weights[n],
+                    lower,
+                    upper,
+                    strength,
+                )
+            else:
+                _, slope, _, _ = _ppo_token(
+                    logprobs[n], old_logprobs[n], advantages[n], weights[n], lower, upper
+                )
+            rate = wide(slope) * wide(rates[n])
+            write_token_gradient(row, token, scale, top, mass, rate, row_of(d_logits, n))
+        else:
+            outside += weights[n] > 0
+            _write_zeros(row_of(d_logits, n))
+    return outside
+
+
+@jit
+def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
+    """First half of a loss on whole sequences. Writes logprobs, tops, masses (N,)."""
+    scale = narrow(LOG2E / temperature, logits)
+    outside = 0
+    for n in range(logits.shape[0]):
+        token = tokens[n]
+        logprobs[n] = weights[n] - weights[n]
+        if weights[n] > 0 and 0 <= token < logits.shape[1]:
+            row = row_of(logits, n)
+            tops[n], masses[n] = normalizer(row, scale)
+            logprobs[n] = logprob(row, token, scale, tops[n], masses[n])
+        else:
+            outside += weights[n] > 0
+    return outside
+
+
+@jit
+def backward_jit(logits, tokens, slopes, weights, tops, masses, temperature, d_logits):
+    """Second half, from the slope of each sequence's weighted sum, repeated for its tokens. Writes d_logits (N, V)."""
+    scale = narrow(LOG2E / temperature, logits)
+    for n in range(logits.shape[0]):
+        if weights[n] > 0:
+            row, slope = row_of(logits, n), wide(slopes[n]) * wide(weights[n])
+            write_token_gradient(row, tokens[n], scale, tops[n], masses[n], slope, row_of(d_logits, n))
+        else:
+            _write_zeros(row_of(d_logits, n))
+
+
+@jit
+def weighted_sum_jit(logprobs, weights):
+    """Returns the sum over (N,), weighted, in float64."""
+    total = np.float64(0.0)
+    for n in range(logprobs.shape[0]):
+        total = plus(total, weights[n] * logprobs[n])
+    return total
+
+
+@jit
+def weighted_sums_jit(logprobs, weights, out):
+    """Writes out (B,): the sum over each row of (B, T)."""
+    for b in range(logprobs.shape[0]):
+        out[b] = weighted_sum_jit(logprobs[b], weights[b])
