@@ -66,9 +66,8 @@ def interleave(calls: Mapping[str, Call], seconds: float = 1.0, rounds: int = 5)
 
 
 def _loops(call: Call) -> int:
-    """How often to call for a stretch of `SHORTEST`; the first call warms up, and is enough where it is long."""
-    if _stretch(call, 1) > 50 * SHORTEST:
-        return 1
+    """How often to call for a stretch of `SHORTEST`; the first call, which may compile, says nothing about it."""
+    call()
     loops = 1
     while (once := _stretch(call, loops)) * loops < SHORTEST:
         loops = max(2 * loops, int(SHORTEST / once) if loops > 8 else 0)

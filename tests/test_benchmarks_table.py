@@ -63,6 +63,18 @@ def test_a_case_is_timed_in_turn_and_the_slower_one_is_slower() -> None:
     assert timings["long"].best > 10 * timings["short"].best
 
 
+def test_a_first_call_that_compiles_does_not_pass_for_a_long_one() -> None:
+    calls: list[int] = []
+
+    def compiles_once() -> None:
+        if not calls:
+            time.sleep(0.1)
+        calls.append(1)
+
+    rounds = measure.interleave({"short": compiles_once}, seconds=0.0)["short"].rounds
+    assert len(calls) > 100 * rounds
+
+
 def test_peak_memory_counts_what_a_call_frees_again() -> None:
     size = 64 << 20
     peak = measure.peak_extra(lambda: np.ones(size, np.uint8)[:1].copy())
