@@ -24,19 +24,31 @@ _LARGEST = 2**63 - 1
 _OBJECTS = bool(_config_any.DISABLE_JIT)
 
 
-def real(name: str, value: Any) -> Array:
-    """`value` as an array of real numbers, of whatever type."""
+def read(name: str, value: Any) -> Array:
+    """`value` as an array of whatever it holds."""
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except Exception as error:  # ragged lists, tensors that require grad or live on a GPU, ...
         raise TypeError(
             f"{name}: cannot be read as an array ({error}), an array of numbers is needed"
         ) from None
+
+
+def real(name: str, value: Any) -> Array:
+    """`value` as an array of real numbers, of whatever type that NumPy has; bfloat16 as float32."""
+    array = read(name, value)
+    if is_bfloat16(array.dtype):
+        array = array.astype(F32)
     if array.dtype.kind not in "fiub" and not (_OBJECTS and _holds_numbers(array)):
         raise TypeError(f"{name}: came with dtype {array.dtype}, real numbers are needed")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         raise TypeError(f"{name}: came with dtype {array.dtype}, float64 or narrower is needed")
     return array
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether this is the type that `ml_dtypes` adds to NumPy."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def _holds_numbers(array: Array) -> bool:
@@ -70,10 +82,16 @@ def floats(names: tuple[str, ...], *values: Any) -> list[Array]:
 
 def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """`value` as a C-ordered array of `dtype`: for masks and uniforms, which do not decide the result's dtype."""
+    if type(value) is np.ndarray and value.dtype is dtype and value.flags.c_contiguous:
+        return value
     array = real(name, value)
     if array.dtype.kind == "O":
         return np.asarray(array, order="C")
-    return np.asarray(array, dtype, order="C")
+    try:
+        with np.errstate(over="raise"):
+            return np.asarray(array, dtype, order="C")
+    except FloatingPointError:
+        raise ValueError(f"{name}: came with numbers too large for {dtype}, which is needed") from None
 
 
 def integers(name: str, value: Any) -> Array:
@@ -83,6 +101,8 @@ def integers(name: str, value: Any) -> Array:
     array = real(name, value)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: came with dtype {array.dtype}, integers are needed")
+    if array.dtype == np.uint64 and array.size and array.max() > _LARGEST:
+        raise ValueError(f"{name}: came with values up to {array.max()}, at most {_LARGEST} is needed")
     return np.asarray(array, I64, order="C")
 
 
@@ -121,7 +141,7 @@ def number(
 ) -> float:
     """`value` as a finite float in [low, high], or in (above, high]."""
     try:
-        result = float(value)
+        result = value if type(value) is float else _float(value)
     except OverflowError:  # an int of hundreds of digits
         result = math.inf
     except (TypeError, ValueError):
@@ -131,6 +151,15 @@ def number(
     bounds = f"in [{low:g}, {high:g}]" if above is None else f"above {above:g}"
     needed = "finite" if math.isinf(low) and math.isinf(high) and above is None else f"finite and {bounds}"
     raise ValueError(f"{name}: came as {value!r}, a number {needed} is needed")
+
+
+def _float(value: Any) -> float:
+    """float() of numbers alone: of no text, no array of one element, no complex number, no duration."""
+    if isinstance(value, (str, bytes, bytearray, np.complexfloating, np.timedelta64)):
+        raise TypeError
+    if getattr(value, "ndim", 0):
+        raise TypeError
+    return float(value)
 
 
 def whole(name: str, value: Any, low: int) -> int:
