@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import _check
 from ._check import F32, F64, Array
 
-__all__ = ["gradient", "logits", "number", "over_rows", "stored"]
+__all__ = ["gradient", "logits", "number", "over_rows", "stored", "temperature"]
 
 _I16, _U16 = np.dtype(np.int16), np.dtype(np.uint16)
 
@@ -27,9 +27,14 @@ def stored(array: Array) -> Array:
     """float16 as int16, bfloat16 as uint16, the same memory; other arrays as they are."""
     if array.dtype == np.float16:
         return array.view(_I16)
-    if array.dtype.name == "bfloat16" or array.dtype == _U16:
+    if _check.is_bfloat16(array.dtype) or array.dtype == _U16:
         return array.view(_U16)
     return array
+
+
+def temperature(value: Any) -> float:
+    """A temperature at which float32 logits divided by it, and their exponentials, stay numbers."""
+    return _check.number("temperature", value, 1e-30, 1e30)
 
 
 def logits(names: tuple[str, ...], *values: Any) -> list[Array]:
@@ -42,18 +47,22 @@ def logits(names: tuple[str, ...], *values: Any) -> list[Array]:
     if any(a.dtype is not dtype for a in arrays):
         dtype = F64 if any(a.dtype is F64 for a in arrays) else F32
         arrays = [_widened(a).astype(dtype, copy=False) for a in arrays]
-    return [a if _has_whole_rows(a) else np.ascontiguousarray(a) for a in arrays]
+    return [a if _has_whole_rows(a) else a.copy() for a in arrays]
 
 
 def _read(name: str, value: Any) -> Array:
     if type(value) is np.ndarray and (value.dtype is F32 or value.dtype is F64):
         array = value
     else:
-        array = _check.real(name, value)
-        if array.dtype.kind in "fVu" and array.dtype.itemsize == 2:
+        array = _check.read(name, value)
+        if array.dtype.kind in "fu" and array.dtype.itemsize == 2:
             array = stored(array.astype(array.dtype.newbyteorder("="), copy=False))
-        elif array.dtype.kind != "O":
-            array = array.astype(F32 if array.dtype == F32 else F64, copy=False)
+        elif _check.is_bfloat16(array.dtype):
+            array = stored(array)
+        else:
+            array = _check.real(name, array)
+            if array.dtype.kind != "O":
+                array = np.asarray(array, F32 if array.dtype == F32 else F64)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name}: came with shape {array.shape}, a last axis of at least 1 is needed")
     return array
@@ -67,7 +76,7 @@ def _widened(x: Array) -> Array:
 
 
 def _has_whole_rows(x: Array) -> bool:
-    return x.flags.c_contiguous or (x.flags.aligned and (x.strides[-1] == x.itemsize or x.shape[-1] == 1))
+    return x.flags.aligned and (x.flags.c_contiguous or x.strides[-1] == x.itemsize or x.shape[-1] == 1)
 
 
 def gradient(out: Any, x: Array, *inputs: Any) -> tuple[Array, Array]:
@@ -91,25 +100,21 @@ def over_rows(kernel: Callable[..., Any], threads: Any, *arrays: Array) -> int:
     independent of each other, so that neither the number of threads nor that of the calls changes a bit.
     """
     ndim = arrays[0].ndim
-    if threads == 1 and all(a.flags.c_contiguous for a in arrays):
+    if type(threads) is int and threads == 1 and all(a.flags.c_contiguous for a in arrays):
         return kernel(*[a.reshape(-1, a.shape[-1]) if a.ndim == ndim else a.reshape(-1) for a in arrays]) or 0
     rows = arrays[0].size // arrays[0].shape[-1]
     share = -(-rows // min(_check.whole("threads", threads, 1), os.cpu_count() or 1))
     if rows == 0:
         return 0
-    found: list[int] = []
 
-    def work(start: int) -> None:
-        for part in _pieces(arrays, ndim, start, min(start + share, rows)):
-            found.append(kernel(*part) or 0)
+    def work(start: int) -> int:
+        return sum(kernel(*part) or 0 for part in _pieces(arrays, ndim, start, min(start + share, rows)))
 
-    others = [Thread(target=work, args=(start,)) for start in range(share, rows, share)]
-    for other in others:
-        other.start()
-    work(0)
-    for other in others:
-        other.join()
-    return sum(found)
+    if share >= rows:
+        return work(0)
+    starts = range(0, rows, share)
+    with ThreadPoolExecutor(len(starts)) as pool:
+        return sum(pool.map(work, starts))
 
 
 def _pieces(arrays: tuple[Array, ...], ndim: int, start: int, stop: int) -> Iterator[list[Array]]:

@@ -316,7 +316,7 @@ def sample(
     uniforms : array_like, (...)
         Random numbers in [0, 1]; they decide everything, so that equal uniforms give equal tokens.
     temperature : float
-        Divides the logits; above 0.
+        Divides the logits; from 1e-30 to 1e30.
     out : ndarray of int64, (...), optional
     threads : int
 
@@ -341,7 +341,7 @@ def sample(
     _check.shape_is("uniforms", u, x.shape[:-1], _LEADING)
     if u.size and not (u.min() >= 0 and u.max() <= 1):  # NaN fails both
         raise ValueError(f"uniforms: came with values from {u.min()} to {u.max()}, 0 to 1 is needed")
-    heat = _check.number("temperature", temperature, above=0.0)
+    heat = _batch.temperature(temperature)
     result = _check.output(out, u.shape, _check.I64, logits, uniforms)
 
     def draw(x: Array, u: Array, out: Array) -> int:
