@@ -56,7 +56,7 @@ def read_tokens(logits: Array, tokens: Any, mask: Any, ignore_index: Any, prefix
         _check.shape_is(f"{prefix}mask", given, t.shape, _EACH)
     ignored = _check.whole("ignore_index", ignore_index, -(2**63))
     count = weights_jit(t.reshape(-1), given.reshape(-1), ignored, weights.reshape(-1))
-    if not count >= 0:
+    if not 0 <= count < np.inf:
         raise ValueError(
             f"{prefix}mask: came with negative, infinite or NaN weights, finite ones of at least 0 are needed"
         )

@@ -2,9 +2,9 @@
 
 Logits are (..., V) as `categorical` takes them: float32, float64 or half precision, rows may lie apart, so that
 ``logits[:, :-1]`` costs no copy. A token counts with its entry of the mask; where that is 0, or the token is
-`ignore_index`, nothing is read, and the gradient is 0. ``temperature`` divides the logits. ``out=logits`` writes
-the gradient over the logits, and then not even a second array is needed. `threads` share the rows out; any number
-gives the same bits.
+`ignore_index`, nothing is read, and the gradient is 0. ``temperature``, from 1e-30 to 1e30, divides the logits.
+``out=logits`` writes the gradient over the logits, and then not even a second array is needed. `threads` share the
+rows out; any number gives the same bits.
 """
 
 from __future__ import annotations
@@ -81,10 +81,6 @@ class DPOFromLogits(NamedTuple):
     rejected_logprobs: Array
 
 
-def _temperature(value: Any) -> float:
-    return _check.number("temperature", value, above=0.0)
-
-
 def sft_from_logits(
     logits: Any,
     tokens: Any,
@@ -129,7 +125,7 @@ def sft_from_logits(
     """
     (x,) = _batch.logits(("logits",), logits)
     read = read_tokens(x, tokens, mask, ignore_index)
-    heat = _temperature(temperature)
+    heat = _batch.temperature(temperature)
     result, written = _batch.gradient(out, x, logits, tokens, mask)
     logprobs = read.empty()
     rate = -1.0 / read.total
@@ -193,7 +189,7 @@ def ppo_from_logits(
     read = read_tokens(x, tokens, mask, ignore_index)
     old = read.column("old_logprobs", old_logprobs)
     each = read.column("advantages", advantages)
-    reach, heat = _check.number("cliprange", cliprange, 0.0), _temperature(temperature)
+    reach, heat = _check.number("cliprange", cliprange, 0.0), _batch.temperature(temperature)
     result, written = _batch.gradient(out, x, logits, tokens, old_logprobs, advantages, mask)
     logprobs, d = read.empty(), read.empty()
     d.fill(-1.0 / read.total)
@@ -264,13 +260,11 @@ def grpo_from_logits(
         raise ValueError(f"loss_type: came as {loss_type!r}, one of {', '.join(AGGREGATIONS)} is needed")
     (x,) = _batch.logits(("logits",), logits)
     read = read_tokens(x, tokens, mask, ignore_index)
-    if read.tokens.ndim == 0:
-        raise ValueError(f"logits: came with shape {read.logits.shape}, (..., T, V) is needed")
-    T = read.tokens.shape[-1]
+    T = _check.last_axis("tokens", read.tokens)
     old = read.column("old_logprobs", old_logprobs)
     each = _check.like("advantages", advantages, read.weights.dtype)
     _check.shape_is("advantages", each, read.tokens.shape[:-1], "one a sequence")
-    low, heat = _check.number("cliprange", cliprange, 0.0), _temperature(temperature)
+    low, heat = _check.number("cliprange", cliprange, 0.0), _batch.temperature(temperature)
     high = low if cliprange_high is None else _check.number("cliprange_high", cliprange_high, 0.0)
     strength = _check.number("beta", beta, 0.0)
     if strength and ref_logprobs is None:
@@ -381,10 +375,13 @@ def dpo_from_logits(
     for name, ref in zip(("ref_chosen", "ref_rejected"), refs, strict=True):
         _check.shape_is(name, ref, shape, "one a sequence")
     _check.not_empty("ref_chosen", refs[0])
-    strength, heat = _check.number("beta", beta, above=0.0), _temperature(temperature)
+    strength, heat = _check.number("beta", beta, above=0.0), _batch.temperature(temperature)
     smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 1.0)
-    inputs = (chosen_logits, rejected_logits, chosen_tokens, rejected_tokens, ref_chosen, ref_rejected)
-    outs = [_batch.gradient(o, z, *inputs) for o, z in zip(_pair(out), (x, y), strict=True)]
+    inputs = chosen_logits, rejected_logits, chosen_tokens, rejected_tokens, ref_chosen, ref_rejected
+    pair = _pair(out, chosen_logits, rejected_logits)
+    outs = [
+        _batch.gradient(o, z, *inputs, chosen_mask, rejected_mask) for o, z in zip(pair, (x, y), strict=True)
+    ]
     halves = [_Half(read, heat, threads) for read in (chosen, rejected)]
     sums = [half.forward() for half in halves]
     slopes = [np.empty(shape, dtype) for _ in range(4)]
@@ -396,11 +393,15 @@ def dpo_from_logits(
     return DPOFromLogits(loss, outs[0][0], outs[1][0], *slopes[2:], *sums)
 
 
-def _pair(out: Any) -> tuple[Any, Any]:
+def _pair(out: Any, chosen: Any, rejected: Any) -> tuple[Any, Any]:
+    """Both outputs; neither lies where the other, or the logits that the other belongs to, are."""
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out: came as {type(out).__name__}, a tuple of two arrays is needed")
-    if out[0] is not None and out[1] is not None and np.may_share_memory(*out):
-        raise ValueError("out: its arrays overlap, memory of its own is needed for each")
+    for one, other in (out, (out[0], rejected), (out[1], chosen)):
+        if isinstance(one, np.ndarray) and np.may_share_memory(one, np.asarray(other)):
+            raise ValueError(
+                "out: one of its arrays overlaps the other, or the other's logits, apart is needed"
+            )
     return out
 
 
@@ -420,8 +421,8 @@ class _Half:
 
         self.read.over_rows(rows, self.threads, weights, logprobs, self.tops, self.masses)
         sums = np.empty(weights.shape[:-1], weights.dtype)
-        T = max(weights.shape[-1], 1)
-        weighted_sums_jit(logprobs.reshape(-1, T), weights.reshape(-1, T), sums.reshape(-1))
+        shape = sums.size, weights.shape[-1]
+        weighted_sums_jit(logprobs.reshape(shape), weights.reshape(shape), sums.reshape(-1))
         return sums
 
     def backward(self, slopes: Array, written: Array) -> None:
