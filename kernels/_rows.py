@@ -9,7 +9,7 @@ block sums are kept in the row's precision, a lane each; blocks are added up in 
 
 from __future__ import annotations
 
-from math import log
+import math
 
 import numpy as np
 
@@ -31,11 +31,12 @@ from ._lanes import (
     where_positive,
     width,
 )
+from ._veclog import log
 from ._vecmath import wide
 
 BLOCK = 2048
-LOG2E = 1 / log(2)
-LN2 = log(2)
+LOG2E = 1 / math.log(2)
+LN2 = math.log(2)
 # Below any element that is not to have weight 0; finite, so that differences are no NaN.
 NO_TOP = -1e38
 
@@ -91,15 +92,15 @@ def normalizer(row, scale):
 
 
 @jit
-def logprob(row, v, scale, top, mass):
-    """Log-probability of element v, in nats and float64."""
-    return wide(at(row, v) - top) * (wide(scale) * LN2) - np.log(mass)
+def logprob(x, scale, top, mass):
+    """Log-probability of an element x, in nats and float64."""
+    return wide(x - top) * (wide(scale) * LN2) - log(mass)
 
 
 @jit
 def write_logprobs(row, top, mass, out):
     """Writes out (V,): log-probabilities at temperature 1."""
-    log_mass = narrow(np.log(mass), row)
+    log_mass = narrow(log(mass), row)
     V = length(row)
     v = 0
     while v + width(row) <= V:
@@ -172,14 +173,14 @@ def entropy_of(row, scale):
             here_moment = (moment + (wide(before) - wide(top)) * mass) * keep + here_moment
             here = mass * keep + here
         mass, moment = here, here_moment
-    return np.log(mass) - moment / mass * (wide(scale) * LN2), top, mass
+    return log(mass) - moment / mass * (wide(scale) * LN2), top, mass
 
 
 @jit
 def write_entropy_gradient(row, scale, entropy, top, mass, slope, out):
     """Writes out (V,): slope times the gradient of the entropy, -p (log p + H) / temperature."""
     unit = wide(scale) * LN2
-    rate, rise = narrow(unit, row), narrow(entropy - np.log(mass), row)
+    rate, rise = narrow(unit, row), narrow(entropy - log(mass), row)
     factor = narrow(-(slope * unit / mass), row)
     floor = splat(narrow(NO_TOP, row), row)
     V = length(row)
@@ -245,11 +246,12 @@ def divergence(row, ref_row, scale):
         if start > 0:
             keep = power(before - top, scale)
             moved = (wide(before) - wide(top)) - (wide(ref_before) - wide(ref_top))
-            gap = (moment + moved * mass) * keep + gap
+            kept = (moment + moved * mass) * keep  # NaN if infinite elements are left with weight 0
+            gap = (kept if keep > 0 else keep) + gap
             here = mass * keep + here
             ref_here = ref_mass * power(ref_before - ref_top, scale) + ref_here
         mass, ref_mass, moment = here, ref_here, gap
-    kl = moment / mass * (wide(scale) * LN2) - np.log(mass) + np.log(ref_mass)
+    kl = moment / mass * (wide(scale) * LN2) - log(mass) + log(ref_mass)
     return kl, top, mass, ref_top, ref_mass
 
 
@@ -257,7 +259,7 @@ def divergence(row, ref_row, scale):
 def write_divergence_gradient(row, ref_row, scale, kl, top, mass, ref_top, ref_mass, slope, out):
     """Writes out (V,): slope times the gradient of the divergence, p (log p - log q - KL) / temperature."""
     unit = wide(scale) * LN2
-    rate, rise = narrow(unit, row), narrow(np.log(ref_mass) - np.log(mass) - kl, row)
+    rate, rise = narrow(unit, row), narrow(log(ref_mass) - log(mass) - kl, row)
     factor = narrow(slope * unit / mass, row)
     V = length(row)
     v = 0
