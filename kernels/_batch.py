@@ -110,11 +110,12 @@ def over_rows(kernel: Callable[..., Any], threads: Any, *arrays: Array) -> int:
     def work(start: int) -> int:
         return sum(kernel(*part) or 0 for part in _pieces(arrays, ndim, start, min(start + share, rows)))
 
-    if share >= rows:
+    starts = range(share, rows, share)
+    if not starts:
         return work(0)
-    starts = range(0, rows, share)
     with ThreadPoolExecutor(len(starts)) as pool:
-        return sum(pool.map(work, starts))
+        others = [pool.submit(work, start) for start in starts]
+        return work(0) + sum(other.result() for other in others)
 
 
 def _pieces(arrays: tuple[Array, ...], ndim: int, start: int, stop: int) -> Iterator[list[Array]]:
