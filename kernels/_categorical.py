@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
-from ._lanes import narrow, row_of
+from ._lanes import at, buffer, narrow, row_of
+from ._row_groups import group_size, inside, normalizers, read_chosen, weigh_rows, write_gradient
 from ._rows import (
     LOG2E,
     divergence,
@@ -20,7 +21,6 @@ from ._rows import (
     write_divergence_gradient,
     write_entropy_gradient,
     write_logprobs,
-    write_token_gradient,
 )
 from ._sampling import draw
 from ._vecmath import wide
@@ -38,34 +38,34 @@ def log_softmax_jit(logits, out):
 @jit
 def token_logprobs_jit(logits, tokens, out):
     """Writes out (N,). Returns how many tokens are outside the vocabulary; their entries mean nothing."""
-    V = logits.shape[1]
-    scale = narrow(LOG2E, logits)
+    N, V = logits.shape
+    scale, group, every = narrow(LOG2E, logits), group_size(V), out[:0]
+    chosen, tops, masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
     outside = 0
-    for n in range(logits.shape[0]):
-        token = tokens[n]
-        if token < 0 or token >= V:
-            outside += 1
-            token = 0
-        row = row_of(logits, n)
-        top, mass = normalizer(row, scale)
-        out[n] = logprob(row, token, scale, top, mass)
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        outside += read_chosen(logits, tokens, every, first, count, chosen)
+        normalizers(logits, every, first, count, scale, tops, masses)
+        for g in range(count):
+            out[first + g] = logprob(at(chosen, g), scale, at(tops, g), at(masses, g))
     return outside
 
 
 @jit
 def token_logprobs_backward_jit(logits, tokens, d_logprobs, out):
     """Writes out (N, V). Returns how many tokens are outside the vocabulary; their rows mean nothing."""
-    V = logits.shape[1]
-    scale = narrow(LOG2E, logits)
+    N, V = logits.shape
+    scale, group, every = narrow(LOG2E, logits), group_size(V), d_logprobs[:0]
+    tops, masses = buffer(logits, scale), buffer(logits, 0.0)
     outside = 0
-    for n in range(logits.shape[0]):
-        token = tokens[n]
-        if token < 0 or token >= V:
-            outside += 1
-            token = 0
-        row = row_of(logits, n)
-        top, mass = normalizer(row, scale)
-        write_token_gradient(row, token, scale, top, mass, wide(d_logprobs[n]), row_of(out, n))
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        weigh_rows(logits, every, first, count, scale, tops, masses, out)
+        for g in range(count):
+            n = first + g
+            token, slope = inside(tokens[n], V), wide(d_logprobs[n])
+            outside += token != tokens[n]
+            write_gradient(row_of(logits, n), token, scale, at(tops, g), at(masses, g), slope, row_of(out, n))
     return outside
 
 

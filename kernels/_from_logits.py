@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
-from ._lanes import length, narrow, row_of, splat, store, store_part, width
+from ._lanes import at, buffer, length, narrow, row_of, splat, store, store_part, width
 from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
+from ._row_groups import group_size, inside, read_chosen, weigh_rows, write_gradient
 from ._rows import LOG2E, logprob, normalizer, write_token_gradient
 from ._vecmath import plus, wide
 
@@ -59,19 +60,24 @@ def _write_zeros(row):
 @jit
 def linear_jit(logits, tokens, weights, rate, temperature, logprobs, d_logits):
     """For losses linear in the log-probabilities, with slope rate * weight. Writes logprobs (N,), d_logits (N, V)."""
-    scale = narrow(LOG2E / temperature, logits)
+    N, V = logits.shape
+    scale, group = narrow(LOG2E / temperature, logits), group_size(V)
+    chosen, tops, masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
     outside = 0
-    for n in range(logits.shape[0]):
-        token = tokens[n]
-        logprobs[n] = weights[n] - weights[n]
-        if weights[n] > 0 and 0 <= token < logits.shape[1]:
-            row = row_of(logits, n)
-            top, mass = normalizer(row, scale)
-            logprobs[n] = logprob(row, token, scale, top, mass)
-            write_token_gradient(row, token, scale, top, mass, rate * wide(weights[n]), row_of(d_logits, n))
-        else:
-            outside += weights[n] > 0
-            _write_zeros(row_of(d_logits, n))
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        outside += read_chosen(logits, tokens, weights, first, count, chosen)
+        weigh_rows(logits, weights, first, count, scale, tops, masses, d_logits)
+        for g in range(count):
+            n = first + g
+            row, d = row_of(logits, n), row_of(d_logits, n)
+            logprobs[n] = weights[n] - weights[n]
+            if weights[n] > 0:
+                top, mass, slope = at(tops, g), at(masses, g), rate * wide(weights[n])
+                logprobs[n] = logprob(at(chosen, g), scale, top, mass)
+                write_gradient(row, inside(tokens[n], V), scale, top, mass, slope, d)
+            else:
+                _write_zeros(d)
     return outside
 
 
@@ -95,54 +101,49 @@ def clipped_jit(
 
     Writes logprobs (N,), d_logits (N, V).
     """
+    N, V = logits.shape
     K = logprobs.dtype.type
     lower, upper, strength = K(lowest), K(highest), K(beta)
-    scale = narrow(LOG2E / temperature, logits)
+    scale, group = narrow(LOG2E / temperature, logits), group_size(V)
+    chosen, tops, masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
     outside = 0
-    for n in range(logits.shape[0]):
-        token = tokens[n]
-        logprobs[n] = weights[n] - weights[n]
-        if weights[n] > 0 and 0 <= token < logits.shape[1]:
-            row = row_of(logits, n)
-            top, mass = normalizer(row, scale)
-            logprobs[n] = logprob(row, token, scale, top, mass)
-            if beta > 0.0:
-                _, slope, _, _ = _grpo_token(
-                    logprobs[n],
-                    old_logprobs[n],
-                    ref_logprobs[n],
-                    advantages[n],
-                    weights[n],
-                    lower,
-                    upper,
-                    strength,
-                )
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        outside += read_chosen(logits, tokens, weights, first, count, chosen)
+        weigh_rows(logits, weights, first, count, scale, tops, masses, d_logits)
+        for g in range(count):
+            n = first + g
+            row, d = row_of(logits, n), row_of(d_logits, n)
+            logprobs[n] = weights[n] - weights[n]
+            if weights[n] > 0:
+                top, mass = at(tops, g), at(masses, g)
+                logprobs[n] = logprob(at(chosen, g), scale, top, mass)
+                old, each, weight = old_logprobs[n], advantages[n], weights[n]
+                if beta > 0.0:
+                    ref = ref_logprobs[n]
+                    _, slope, _, _ = _grpo_token(logprobs[n], old, ref, each, weight, lower, upper, strength)
+                else:
+                    _, slope, _, _ = _ppo_token(logprobs[n], old, each, weight, lower, upper)
+                steep = wide(slope) * wide(rates[n])
+                write_gradient(row, inside(tokens[n], V), scale, top, mass, steep, d)
             else:
-                _, slope, _, _ = _ppo_token(
-                    logprobs[n], old_logprobs[n], advantages[n], weights[n], lower, upper
-                )
-            rate = wide(slope) * wide(rates[n])
-            write_token_gradient(row, token, scale, top, mass, rate, row_of(d_logits, n))
-        else:
-            outside += weights[n] > 0
-            _write_zeros(row_of(d_logits, n))
+                _write_zeros(d)
     return outside
 
 
 @jit
 def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
     """First half of a loss on whole sequences. Writes logprobs, tops, masses (N,)."""
+    V = logits.shape[1]
     scale = narrow(LOG2E / temperature, logits)
     outside = 0
     for n in range(logits.shape[0]):
-        token = tokens[n]
         logprobs[n] = weights[n] - weights[n]
-        if weights[n] > 0 and 0 <= token < logits.shape[1]:
-            row = row_of(logits, n)
+        if weights[n] > 0:
+            row, token = row_of(logits, n), inside(tokens[n], V)
+            outside += token != tokens[n]
             tops[n], masses[n] = normalizer(row, scale)
-            logprobs[n] = logprob(row, token, scale, tops[n], masses[n])
-        else:
-            outside += weights[n] > 0
+            logprobs[n] = logprob(at(row, token), scale, tops[n], masses[n])
     return outside
 
 

@@ -25,11 +25,14 @@ from numba.extending import lower_builtin, models, register_model, type_callable
 from . import _half
 
 __all__ = [
+    "BUFFER",
     "Lanes",
     "Row",
     "as_row",
     "at",
+    "buffer",
     "fma",
+    "is_half",
     "larger",
     "length",
     "load",
@@ -51,6 +54,7 @@ _LINE = 64
 _AHEAD = 8192  # bytes: time enough for memory to answer, short enough to stay in the first-level cache
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _LONGEST = 1 << 40
+BUFFER = 32
 
 
 class Lanes(types.Type):
@@ -174,6 +178,40 @@ def _lower_as_row(context, builder, sig, args):
     row = cgutils.create_struct_proxy(sig.return_type)(context, builder)
     row.data, row.length = array.data, array.nitems
     return row._getvalue()
+
+
+def buffer(x, kind):
+    """A row of `BUFFER` numbers on the stack, of the kind `kind` is, to be written before it is read."""
+    return np.empty(BUFFER, object if x.dtype.kind == "O" else type(kind))
+
+
+@type_callable(buffer)
+def _type_buffer(context):
+    return lambda x, kind: Row(kind) if isinstance(kind, types.Float) else None
+
+
+@lower_builtin(buffer, types.Array, types.Float)
+def _lower_buffer(context, builder, sig, args):
+    row = cgutils.create_struct_proxy(sig.return_type)(context, builder)
+    row.data = cgutils.alloca_once(builder, args[1].type, size=BUFFER)
+    row.length = _I64(BUFFER)
+    return row._getvalue()
+
+
+def is_half(row):
+    """Whether the elements are half precision."""
+    return row.dtype in (np.int16, np.uint16)
+
+
+@type_callable(is_half)
+def _type_is_half(context):
+    return lambda row: types.boolean if isinstance(row, (Row, types.Array)) else None
+
+
+@lower_builtin(is_half, Row)
+@lower_builtin(is_half, types.Array)
+def _lower_is_half(context, builder, sig, args):
+    return context.get_constant(types.boolean, sig.args[0].dtype in (types.int16, types.uint16))
 
 
 def length(row):

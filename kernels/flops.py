@@ -48,12 +48,13 @@ class Work(NamedTuple):
 Formula = Callable[..., Work]
 
 
-def _each(flops: int, transcendentals: int = 0, once: Work | None = None) -> Formula:
-    """So much for each element of an array of any shape, and `once` a call."""
+def _each(flops: int, transcendentals: int = 0, once: Work | None = None, a_block: int = 0) -> Formula:
+    """So much for each element of an array of any shape, for each block of them, and `once` a call."""
     per_call = once or Work(0, 0)
 
     def formula(*shape: int) -> Work:
-        return Work(flops, transcendentals).times(prod(shape)).plus(per_call)
+        blocks = Work(a_block * _blocks(prod(shape)), 0)
+        return Work(flops, transcendentals).times(prod(shape)).plus(blocks).plus(per_call)
 
     return formula
 
@@ -79,22 +80,36 @@ def _logprob(V: int) -> Work:
     return Work(4 * V + 5 * _blocks(V) - 1, V + _blocks(V))
 
 
-def _token_gradient(V: int, flops: int, transcendentals: int) -> Work:
-    """Of one token that counts, from logits to their gradient, and so much for the loss in between."""
-    return Work(8 * V + 5 * _blocks(V) + 9 + flops, 2 * V + _blocks(V) + 1 + transcendentals)
+def _backward(V: int) -> Work:
+    """Of one token's log-probability; a short row keeps its weights, a long one computes them twice."""
+    if V <= 2048:
+        return Work(5 * V + 5, V)
+    return Work(8 * V + 5 * _blocks(V) + 4, 2 * V + _blocks(V))
+
+
+def _token_gradient(V: int) -> Work:
+    """Of one token that counts, from logits to their gradient."""
+    return _backward(V).plus(Work(5, 1))
+
+
+def _ppo_from_logits(*shape: int) -> Work:
+    *leading, V = shape
+    rows = _token_gradient(V).plus(Work(9, 1)).times(prod(leading))
+    return rows.plus(FORMULAS["ppo_clip"](*leading)).plus(Work(1, 0))
 
 
 def _grpo_from_logits(*shape: int) -> Work:
+    """Without a reference."""
     *leading, T, V = shape
-    sequences = prod(leading)
-    return _token_gradient(V, 22, 2).times(T * sequences).plus(Work(10 * sequences + 3, 0))
+    rows = _token_gradient(V).plus(Work(10, 1)).times(T * prod(leading))
+    return rows.plus(FORMULAS["grpo_without_kl"](*leading, T)).plus(Work(4, 0).times(prod(leading)))
 
 
 def _dpo_from_logits(*shape: int) -> Work:
-    """Shape: pairs, tokens of a pair, V."""
+    """Shape: pairs, tokens of a pair, V. All log-probabilities come before any gradient."""
     *leading, tokens, V = shape
-    pairs = prod(leading)
-    return _token_gradient(V, 2, 0).times(tokens * pairs).plus(Work(19 * pairs + 1, 2 * pairs))
+    row = Work(8 * V + 5 * _blocks(V) + 11, 2 * V + _blocks(V) + 1)
+    return row.times(tokens * prod(leading)).plus(FORMULAS["dpo"](*leading))
 
 
 def _draw(V: int) -> Work:
@@ -155,7 +170,7 @@ FORMULAS: dict[str, Formula] = {
     # categorical: difference, product, power and sum make 4 V; what came before a block of 2,048 is weighted anew
     "log_softmax": _rows(lambda V: Work(6 * V + 5 * _blocks(V) - 4, V + _blocks(V))),
     "token_logprobs": _rows(_logprob),
-    "token_logprobs_backward": _rows(lambda V: Work(8 * V + 5 * _blocks(V) + 4, 2 * V + _blocks(V))),
+    "token_logprobs_backward": _rows(_backward),
     "entropy": _rows(lambda V: Work(6 * V + 10 * _blocks(V) - 6, V + _blocks(V))),
     "entropy_backward": _rows(lambda V: Work(13 * V + 10 * _blocks(V) - 1, 2 * V + _blocks(V) + 1)),
     "kl_divergence": _rows(lambda V: Work(11 * V + 17 * _blocks(V) - 11, 2 * V + 2 * _blocks(V))),
@@ -163,27 +178,28 @@ FORMULAS: dict[str, Formula] = {
     "sample": _rows(_draw),
     # preference: the last operation of a call is the mean's division
     "log_sigmoid": _each(4, 2),
-    "bradley_terry": _each(25, 2, once=Work(1, 0)),
-    "noisy_bradley_terry": _each(31, 3, once=Work(1, 0)),  # `bradley_terry` with noise
+    "bradley_terry": _each(25, 2, once=Work(1, 0), a_block=1),
+    "noisy_bradley_terry": _each(31, 3, once=Work(1, 0), a_block=1),  # `bradley_terry` with noise
     "plackett_luce": _plackett_luce,
-    "dpo": _each(19, 2, once=Work(1, 0)),
-    "ipo": _each(15, 0, once=Work(1, 0)),
-    "hinge": _each(7),
+    "dpo": _each(18, 2, once=Work(1, 0), a_block=1),
+    "ipo": _each(12, 0, once=Work(1, 0), a_block=1),
+    "ipo_per_token": _each(14, 0, once=Work(1, 0), a_block=1),
+    "hinge": _each(6, 0, once=Work(1, 0), a_block=1),
     # policy_gradient
     "k1": _each(1),
     "k2": _each(3),
-    "k3": _each(6, 1),
-    "gae": _rows(lambda T: Work(7 * T + 1, 0)),
-    "whiten": _each(11, 0, once=Work(6, 1)),
-    "ppo_clip": _each(12, 1, once=Work(7, 0)),
-    "grpo": _rows(lambda T: Work(24 * T + 6, 2 * T), once=Work(3, 0)),  # with a reference
-    "grpo_without_kl": _rows(lambda T: Work(12 * T + 6, T), once=Work(3, 0)),
-    "value_clip": _each(12, 0, once=Work(4, 0)),
+    "k3": _each(4, 1),
+    "gae": _rows(lambda T: Work(7 * T + _blocks(T), 0), once=Work(1, 0)),
+    "whiten": _each(14, 0, once=Work(6, 1), a_block=13),
+    "ppo_clip": _each(12, 1, once=Work(7, 0), a_block=4),
+    "grpo": _rows(lambda T: Work(24 * T + 4 * _blocks(T) + 6, 2 * T), once=Work(3, 0)),  # with a reference
+    "grpo_without_kl": _rows(lambda T: Work(12 * T + 3 * _blocks(T) + 6, T), once=Work(3, 0)),
+    "value_clip": _each(12, 0, once=Work(5, 0), a_block=3),
     "group_advantages": _rows(lambda G: Work(6 * G + 4, 1)),
     "rloo_advantages": _rows(lambda G: Work(4 * G, 0)),
     # from_logits: (..., V) of the tokens that count; where one does not, its row costs nothing
-    "sft_from_logits": _rows(lambda V: _token_gradient(V, 0, 0), once=Work(1, 0)),
-    "ppo_from_logits": _rows(lambda V: _token_gradient(V, 21, 2), once=Work(8, 0)),
+    "sft_from_logits": _rows(_token_gradient, once=Work(1, 0)),
+    "ppo_from_logits": _ppo_from_logits,
     "grpo_from_logits": _grpo_from_logits,
     "dpo_from_logits": _dpo_from_logits,
     # loglinear

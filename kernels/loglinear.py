@@ -83,7 +83,7 @@ def logprobs_jit(prompts, responses, mask, w_prompt, w_prev, w_pos, base, row, o
             if mask[b, t] > 0:
                 _row(base, responses, b, t, w_prev, w_pos, row)
                 top, mass = normalizer(as_row(row), scale)
-                out[b, t] = logprob(as_row(row), responses[b, t], scale, top, mass)
+                out[b, t] = logprob(row[responses[b, t]], scale, top, mass)
 
 
 @jit
@@ -159,5 +159,5 @@ def sample_jit(
                 token = token if token > 0 else 0  # a row of NaN has none
                 responses[b, t] = token
                 mask[b, t] = K(1.0)
-                logprobs[b, t] = logprob(as_row(row), token, scale, top, mass)
+                logprobs[b, t] = logprob(row[token], scale, top, mass)
                 alive = token != eos

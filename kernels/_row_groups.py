@@ -1,0 +1,152 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Several short rows of logits at once: what the computation of one waits for, another's fills.
+
+A row of 64 elements is a chain: its largest element, the weights, their sum, its logarithm. So all of a group's tops
+come first, then all masses. Rows longer than a block are left to `_rows.normalizer`, one by one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._jit import jit
+from ._lanemath import power, total
+from ._lanes import (
+    BUFFER,
+    at,
+    is_half,
+    length,
+    load,
+    load_part,
+    narrow,
+    put,
+    row_of,
+    splat,
+    store,
+    store_part,
+    width,
+)
+from ._rows import BLOCK, LN2, NO_TOP, block_mass, block_top, normalizer, write_token_gradient
+from ._vecmath import wide
+
+
+@jit
+def group_size(V):
+    """Rows of a group: as many as stay in the first-level cache together."""
+    return max(1, min(BUFFER, 2 * BLOCK // V))
+
+
+@jit
+def normalizers(logits, live, first, count, scale, tops, masses):
+    """Writes tops, masses (count,): those of the rows from `first` on whose `live` (N,), or (0,) for all, is not 0."""
+    V = logits.shape[1]
+    if V > BLOCK:
+        for g in range(count):
+            if _is_live(live, first + g):
+                top, mass = normalizer(row_of(logits, first + g), scale)
+                put(tops, g, top)
+                put(masses, g, mass)
+        return
+    _write_tops(logits, live, first, count, tops)
+    for g in range(count):
+        if _is_live(live, first + g):
+            put(masses, g, block_mass(row_of(logits, first + g), 0, V, scale, at(tops, g)))
+
+
+@jit
+def inside(token, V):
+    """The token, or 0 if it is outside the vocabulary."""
+    return token if 0 <= token < V else 0
+
+
+@jit
+def read_chosen(logits, tokens, live, first, count, chosen):
+    """Writes chosen (count,): the logit of each row's token. Returns how many tokens are outside the vocabulary."""
+    V = logits.shape[1]
+    outside = 0
+    for g in range(count):
+        if _is_live(live, first + g):
+            token = tokens[first + g]
+            outside += token < 0 or token >= V
+            put(chosen, g, at(row_of(logits, first + g), inside(token, V)))
+    return outside
+
+
+@jit
+def keeps_weights(logits, out):
+    """Whether `weigh_rows` leaves the weights in `out`: of short rows, and where they fit without a loss."""
+    return logits.shape[1] <= BLOCK and not is_half(out)
+
+
+@jit
+def weigh_rows(logits, live, first, count, scale, tops, masses, out):
+    """`normalizers` for a gradient to come: writes the weights of short rows into out (N, V)."""
+    if not keeps_weights(logits, out):
+        normalizers(logits, live, first, count, scale, tops, masses)
+        return
+    _write_tops(logits, live, first, count, tops)
+    for g in range(count):
+        if _is_live(live, first + g):
+            put(
+                masses,
+                g,
+                _write_weights(row_of(logits, first + g), scale, at(tops, g), row_of(out, first + g)),
+            )
+
+
+@jit
+def write_gradient(row, token, scale, top, mass, slope, out):
+    """Writes out (V,): `_rows.write_token_gradient`, where `weigh_rows` may have left the weights."""
+    if length(row) > BLOCK or is_half(out):
+        write_token_gradient(row, token, scale, top, mass, slope, out)
+        return
+    unit = slope * (wide(scale) * LN2)
+    rate = unit / mass
+    weight = wide(at(out, token))
+    _multiply(out, narrow(-rate, out))
+    put(out, token, narrow(unit - rate * weight, out))
+
+
+@jit
+def _is_live(live, n):
+    return live.shape[0] == 0 or live[n] > 0
+
+
+@jit
+def _write_tops(logits, live, first, count, tops):
+    for g in range(count):
+        if _is_live(live, first + g):
+            row = row_of(logits, first + g)
+            put(tops, g, block_top(row, 0, length(row), narrow(NO_TOP, row)))
+
+
+@jit
+def _write_weights(row, scale, top, out):
+    """Writes out (V,), the weights; returns their sum."""
+    V = length(row)
+    mass = np.float64(0.0)
+    v = 0
+    if width(row) <= V:
+        lanes = splat(narrow(0.0, row), row)
+        while v + width(row) <= V:
+            weights = power(load(row, v) - top, scale)
+            store(out, v, weights)
+            lanes = lanes + weights
+            v += width(row)
+        mass = total(lanes)
+    if v < V:
+        weights = power(load_part(row, v, V, narrow(-np.inf, row)) - top, scale)
+        store_part(out, v, V, weights)
+        mass = mass + total(weights)
+    return mass
+
+
+@jit
+def _multiply(row, factor):
+    v = 0
+    while v + width(row) <= length(row):
+        store(row, v, load(row, v) * factor)
+        v += width(row)
+    if v < length(row):
+        rest = load_part(row, v, length(row), narrow(0.0, row))
+        store_part(row, v, length(row), rest * factor)
