@@ -113,7 +113,7 @@ def _losses(found: Found) -> Iterator[Goal]:
         for r in large:
             extra = r["sides"][f"{OURS}, new array"]["peak"] / r["sides"]["torch"]["peak"]
             goal = "half of torch eager's peak extra memory"
-            yield Goal(f"`{kernel}`, V = 50,257", goal, f"{extra:.2f} of it", extra <= 0.5)
+            yield Goal(f"`{kernel}`, V = 50,257", goal, f"{extra:.3f} of it", extra <= 0.5)
         for peer in ("torch.compile", "jax.jit"):
             values = [ratio(r, peer) for r in found.of(kernel) if peer in r["sides"]]
             yield from _times(f"`{kernel}`, every size", f"2 × {peer}", values, 2)
