@@ -12,99 +12,171 @@ import numpy as np
 
 from ._jit import jit
 from ._veclog import exp_remainder
-from ._vecmath import exp, plus
+from ._vecmath import BLOCK, FUSED, add, exp, plus, vector_loops, wide
+
+fused = jit(fastmath=FUSED)
+inlined = jit(
+    fastmath=FUSED, forceinline=True
+)  # too large for LLVM to do it by itself, and loops would not pack
 
 
 @jit
 def k1_jit(logprobs, ref_logprobs, out):
     """Writes out (N,)."""
+    vector_loops()
     for n in range(logprobs.shape[0]):
         out[n] = logprobs[n] - ref_logprobs[n]
 
 
-@jit
+@fused
 def k2_jit(logprobs, ref_logprobs, out):
     """Writes out (N,)."""
+    vector_loops()
     half = out.dtype.type(0.5)
     for n in range(logprobs.shape[0]):
         ratio = logprobs[n] - ref_logprobs[n]
         out[n] = half * ratio * ratio
 
 
-@jit
+@fused
 def k3_jit(logprobs, ref_logprobs, out):
-    """Writes out (N,). In float64, since it is a small difference of numbers near 1."""
-    zero = np.float64(0.0)
-    one = np.float64(1.0)
+    """Writes out (N,); never negative, and accurate where the two are almost the same."""
+    vector_loops()
     for n in range(logprobs.shape[0]):
-        ratio = zero + (logprobs[n] - ref_logprobs[n])
-        value = np.exp(-ratio) - one + ratio
-        out[n] = zero if value < zero else value  # at least 0 but for rounding; NaN stays
+        out[n] = exp_remainder(ref_logprobs[n] - logprobs[n])
+
+
+@inlined
+def _gae_row(rewards, values, mask, gamma, decay, advantages, returns):
+    """Four loops over a row that stays in the cache: only the third, where each token waits for the next, is slow."""
+    vector_loops()
+    T = mask.shape[0]
+    zero = type(mask[0])(0.0)
+    one = type(mask[0])(1.0)
+    following = zero
+    for i in range(T):  # the value of the next token that counts
+        t = np.uint64(
+            T - 1 - i
+        )  # of a number that may be below 0, Numba would ask at each access whether it is
+        returns[t] = following
+        following = values[t] if mask[t] > zero else following
+    for t in range(T):  # the one-step error, and what the next advantage is multiplied by
+        delta = rewards[t] + gamma * returns[t] - values[t]
+        advantages[t] = delta if mask[t] > zero else zero
+        returns[t] = decay if mask[t] > zero else one
+    carried = zero
+    for i in range(T):
+        t = np.uint64(T - 1 - i)
+        carried = advantages[t] + returns[t] * carried
+        advantages[t] = carried
+    for t in range(T):
+        advantage = advantages[t]
+        gain = advantage + values[t]
+        returns[t] = gain if mask[t] > zero else zero
+        advantages[t] = advantage if mask[t] > zero else zero
 
 
 @jit
 def gae_jit(rewards, values, mask, gamma, lam, advantages, returns):
-    """Writes advantages, returns (B, T); T >= 1."""
-    B, T = rewards.shape
+    """Writes advantages, returns (B, T); T >= 1. Returns the mask's sum, NaN where a weight is wrong."""
     K = rewards.dtype.type
-    zero = K(0.0)
-    for b in range(B):
-        # A zero of the array's own kind: the state after the last token.
-        next_value = mask[b, T - 1] - mask[b, T - 1]
-        next_advantage = next_value
-        for t in range(T - 1, -1, -1):
-            weight = mask[b, t]
-            on = weight > zero
-            reward = rewards[b, t] if on else weight
-            value = values[b, t] if on else weight
-            delta = reward + K(gamma) * next_value - value
-            advantage = delta + K(gamma) * (K(lam) * next_advantage)
-            gain = advantage + value
-            advantages[b, t] = advantage if on else zero
-            returns[b, t] = gain if on else zero
-            next_advantage = advantage if on else next_advantage
-            next_value = value if on else next_value
+    for b in range(rewards.shape[0]):
+        _gae_row(rewards[b], values[b], mask[b], K(gamma), K(gamma * lam), advantages[b], returns[b])
+    return _weight(mask)
+
+
+@inlined
+def _checked(weight):
+    """The weight, or NaN instead of one that is negative or infinite."""
+    K = type(weight)
+    return weight if (weight >= K(0.0)) & (weight < K(np.inf)) else K(np.nan)
+
+
+@inlined
+def _total(weights):
+    """Sum of a block of weights, NaN where one is wrong."""
+    vector_loops()
+    total = weights.dtype.type(0.0)
+    for t in range(weights.shape[0]):
+        total = add(total, _checked(weights[t]))
+    return total
 
 
 @jit
 def _weight(mask):
     """Sum of the mask, to divide by: 1 where all is masked, NaN where a weight is negative, infinite or NaN."""
-    K = mask.dtype.type
-    zero, most, bad = K(0.0), K(np.inf), K(np.nan)
+    B, T = mask.shape
     count = np.float64(0.0)
-    for b in range(mask.shape[0]):
-        for t in range(mask.shape[1]):
-            weight = mask[b, t]
-            count = plus(count, weight if (weight >= zero) & (weight < most) else bad)
+    for b in range(B):
+        for start in range(0, T, BLOCK):
+            count = count + _total(mask[b, start : start + BLOCK])
     nothing = count + np.float64(1.0)
     return nothing if count == np.float64(0.0) else count
 
 
 @jit
-def whiten_jit(x, mask, shift_mean, out):
-    """Writes out (B, T)."""
-    B, T = x.shape
+def _first(x, mask):
+    """The first element that counts, or 0."""
+    for b in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            if mask[b, t] > 0.0:
+                return x[b, t]
+    return x.dtype.type(0.0)
+
+
+@inlined
+def _moments(x, mask, pivot):
+    """Of x - pivot in a row: weight, weighted sum, weighted sum of squares, in float64."""
+    vector_loops()
+    zero = type(pivot)(0.0)
+    count, total, squares = np.float64(0.0), np.float64(0.0), np.float64(0.0)
+    for t in range(x.shape[0]):
+        weight = _checked(mask[t])
+        change = x[t] - pivot
+        change = wide(change if mask[t] > zero else zero)
+        weighted = wide(weight) * change
+        count, total, squares = plus(count, weight), plus(total, weighted), plus(squares, weighted * change)
+    return count, total, squares
+
+
+@inlined
+def _white(x, mask, pivot, centre, scale, offset, out):
+    vector_loops()
     zero = x.dtype.type(0.0)
-    count = _weight(mask)
-    mean = np.float64(0.0)
-    for b in range(B):
-        for t in range(T):
-            mean = mean + mask[b, t] * (x[b, t] if mask[b, t] > zero else mask[b, t])
-    mean = mean / count
-    variance = np.float64(0.0)
-    for b in range(B):
-        for t in range(T):
-            centred = (x[b, t] if mask[b, t] > zero else mask[b, t]) - mean
-            variance = variance + mask[b, t] * centred * centred
-    scale = np.float64(1.0) / np.sqrt(variance / count + np.float64(1e-8))
-    offset = np.float64(0.0) if shift_mean else mean
-    for b in range(B):
-        for t in range(T):
-            centred = (x[b, t] if mask[b, t] > zero else mask[b, t]) - mean
-            out[b, t] = mask[b, t] * (centred * scale + offset)
+    for t in range(x.shape[0]):
+        weight = mask[t]
+        white = weight * (((x[t] - pivot) - centre) * scale + offset)
+        out[t] = white if weight > zero else zero
 
 
 @jit
+def whiten_jit(x, mask, shift_mean, out):
+    """Writes out (B, T); returns the mask's sum, NaN where a weight is negative, infinite or NaN.
+
+    One pass for mean and variance, which loses no accuracy relative to one of the elements: that lies no more than
+    sqrt(N) deviations off the mean. And of equal elements not even rounding is left to be divided by 0.
+    """
+    B = x.shape[0]
+    K = x.dtype.type
+    pivot = _first(x, mask)
+    count, total, squares = np.float64(0.0), np.float64(0.0), np.float64(0.0)
+    for b in range(B):
+        here, sum_here, squares_here = _moments(x[b], mask[b], pivot)
+        count, total, squares = count + here, total + sum_here, squares + squares_here
+    nothing = count + np.float64(1.0)
+    divisor = nothing if count == np.float64(0.0) else count
+    mean = total / divisor
+    variance = squares / divisor - mean * mean
+    variance = np.float64(0.0) if variance < np.float64(0.0) else variance
+    scale = K(np.float64(1.0) / np.sqrt(variance + np.float64(1e-8)))
+    whole = K(mean + pivot)
+    offset = K(0.0) if shift_mean else whole
+    for b in range(B):
+        _white(x[b], mask[b], pivot, K(mean), scale, offset, out[b])
+    return count
+
+
+@inlined
 def _ppo_token(logprob, old_logprob, advantage, weight, lower, upper):
     """The clipped objective of one token, to be maximised: (objective, slope, clipped, square), times its weight.
 
@@ -127,29 +199,48 @@ def _ppo_token(logprob, old_logprob, advantage, weight, lower, upper):
     return bound if binds else gain, zero if binds else gain, weight if binds else zero, square
 
 
+@inlined
+def _ppo_block(logprobs, old_logprobs, advantages, mask, lower, upper, rate, d_logprobs):
+    """Sums of objective, clipped and square; writes slope times rate."""
+    vector_loops()
+    K = logprobs.dtype.type
+    objective, clipped, squares = K(0.0), K(0.0), K(0.0)
+    for t in range(logprobs.shape[0]):
+        value, slope, binds, square = _ppo_token(
+            logprobs[t], old_logprobs[t], advantages[t], mask[t], lower, upper
+        )
+        d_logprobs[t] = slope * rate
+        objective, clipped, squares = add(objective, value), add(clipped, binds), add(squares, square)
+    return objective, clipped, squares
+
+
 @jit
 def ppo_clip_jit(logprobs, old_logprobs, advantages, mask, cliprange, d_logprobs):
     """Writes d_logprobs (B, T). Returns loss, clipfrac, approxkl."""
     K = logprobs.dtype.type
+    B, T = logprobs.shape
     lower, upper = K(1.0 - cliprange), K(1.0 + cliprange)
     count = _weight(mask)
     rate = K(-1.0 / count)
-    objective = np.float64(0.0)
-    clipped = np.float64(0.0)
-    squares = np.float64(0.0)
-    for b in range(logprobs.shape[0]):
-        for t in range(logprobs.shape[1]):
-            value, slope, binds, square = _ppo_token(
-                logprobs[b, t], old_logprobs[b, t], advantages[b, t], mask[b, t], lower, upper
+    objective, clipped, squares = np.float64(0.0), np.float64(0.0), np.float64(0.0)
+    for b in range(B):
+        for start in range(0, T, BLOCK):
+            part = slice(start, start + BLOCK)
+            value, binds, square = _ppo_block(
+                logprobs[b, part],
+                old_logprobs[b, part],
+                advantages[b, part],
+                mask[b, part],
+                lower,
+                upper,
+                rate,
+                d_logprobs[b, part],
             )
-            d_logprobs[b, t] = slope * rate
-            objective = plus(objective, value)
-            clipped = plus(clipped, binds)
-            squares = plus(squares, square)
+            objective, clipped, squares = objective + value, clipped + binds, squares + square
     return -objective / count, clipped / count, np.float64(0.5) * squares / count
 
 
-@jit
+@inlined
 def _grpo_token(logprob, old_logprob, ref_logprob, advantage, weight, lower, upper, beta):
     """`_ppo_token` less beta times the KL estimate k3 of the reference: (objective, slope, clipped, kl).
 
@@ -170,13 +261,40 @@ def _grpo_token(logprob, old_logprob, ref_logprob, advantage, weight, lower, upp
 @jit
 def _sequence_rate(mask, aggregation, B, count):
     """What each token of a sequence weighs in the loss: see `grpo_jit`."""
-    here = np.float64(0.0)
-    for t in range(mask.shape[0]):
-        here = plus(here, mask[t])
-    nothing = here + np.float64(1.0)
+    here = _total(mask)
+    K = type(here)
+    nothing = here + K(1.0)
     length = type(mask[0])(mask.shape[0])  # a number of the array's own kind
-    alone = B * (length if aggregation == 2 else (here if here > 0.0 else nothing))
+    alone = B * (length if aggregation == 2 else (here if here > K(0.0) else nothing))
     return np.float64(1.0) / (count if aggregation == 1 else alone)
+
+
+@inlined
+def _grpo_block(logprobs, old_logprobs, ref_logprobs, advantage, mask, lower, upper, beta, rate, d_logprobs):
+    """Sums of objective, clipped and kl; writes slope times rate."""
+    vector_loops()
+    K = logprobs.dtype.type
+    objective, clipped, total = K(0.0), K(0.0), K(0.0)
+    for t in range(logprobs.shape[0]):
+        value, slope, binds, kl = _grpo_token(
+            logprobs[t], old_logprobs[t], ref_logprobs[t], advantage, mask[t], lower, upper, beta
+        )
+        d_logprobs[t] = slope * rate
+        objective, clipped, total = add(objective, value), add(clipped, binds), add(total, kl)
+    return objective, clipped, total
+
+
+@inlined
+def _grpo_block_without_kl(logprobs, old_logprobs, advantage, mask, lower, upper, rate, d_logprobs):
+    """Sums of objective and clipped; writes slope times rate."""
+    vector_loops()
+    K = logprobs.dtype.type
+    objective, clipped = K(0.0), K(0.0)
+    for t in range(logprobs.shape[0]):
+        value, slope, binds, _ = _ppo_token(logprobs[t], old_logprobs[t], advantage, mask[t], lower, upper)
+        d_logprobs[t] = slope * rate
+        objective, clipped = add(objective, value), add(clipped, binds)
+    return objective, clipped
 
 
 @jit
@@ -200,77 +318,85 @@ def grpo_jit(
     B, T = logprobs.shape
     lower, upper, strength = K(1.0 - cliprange), K(1.0 + cliprange_high), K(beta)
     count = _weight(mask)
-    loss = np.float64(0.0)
-    clipped = np.float64(0.0)
-    total_kl = np.float64(0.0)
+    loss, clipped, total = np.float64(0.0), np.float64(0.0), np.float64(0.0)
     for b in range(B):
         share = _sequence_rate(mask[b], aggregation, B, count)
         rate = K(-share)
         objective = np.float64(0.0)
-        if ref_logprobs.shape[0] > 0:
-            for t in range(T):
-                value, slope, binds, kl = _grpo_token(
-                    logprobs[b, t],
-                    old_logprobs[b, t],
-                    ref_logprobs[b, t],
-                    advantages[b],
-                    mask[b, t],
-                    lower,
-                    upper,
-                    strength,
+        for start in range(0, T, BLOCK):
+            part = slice(start, start + BLOCK)
+            lp, old, weights, d = logprobs[b, part], old_logprobs[b, part], mask[b, part], d_logprobs[b, part]
+            if ref_logprobs.shape[0] > 0:
+                ref = ref_logprobs[b, part]
+                value, binds, kl = _grpo_block(
+                    lp, old, ref, advantages[b], weights, lower, upper, strength, rate, d
                 )
-                d_logprobs[b, t] = slope * rate
-                objective = plus(objective, value)
-                clipped = plus(clipped, binds)
-                total_kl = plus(total_kl, kl)
-        else:
-            for t in range(T):
-                value, slope, binds, _ = _ppo_token(
-                    logprobs[b, t], old_logprobs[b, t], advantages[b], mask[b, t], lower, upper
-                )
-                d_logprobs[b, t] = slope * rate
-                objective = plus(objective, value)
-                clipped = plus(clipped, binds)
+                total = total + kl
+            else:
+                value, binds = _grpo_block_without_kl(lp, old, advantages[b], weights, lower, upper, rate, d)
+            objective, clipped = objective + value, clipped + binds
         loss = loss - share * objective
-    kl = total_kl / count
+    kl = total / count
     return loss, clipped / count, kl if ref_logprobs.shape[0] > 0 else np.float64(np.nan)
+
+
+@inlined
+def _value_block(values, old_values, returns, mask, reach, rate, d_values):
+    """Sums of the squared error and of the weight where the clip binds; writes the slope times rate."""
+    vector_loops()
+    K = values.dtype.type
+    loss, clipped = K(0.0), K(0.0)
+    for t in range(values.shape[0]):
+        weight = mask[t]
+        zero = type(weight)(0.0)
+        on = weight > zero
+        value = values[t] if on else weight
+        target = returns[t] if on else weight
+        old = old_values[t] if on else weight
+        low = old - reach
+        high = old + reach
+        near = low if not value >= low else (high if value > high else value)  # NaN in old_values stays
+        error = value - target
+        near_error = near - target
+        square = error * error
+        near_square = near_error * near_error
+        binds = near_square > square
+        unknown = near_square != near_square
+        loss = add(loss, weight * (near_square if binds | unknown else square))
+        clipped = add(clipped, weight if binds else zero)
+        slope = weight * error * rate
+        d_values[t] = zero if binds else slope
+    return loss, clipped
 
 
 @jit
 def value_clip_jit(values, old_values, returns, mask, cliprange_value, d_values):
     """Writes d_values (B, T). Returns loss, clipfrac."""
     K = values.dtype.type
-    zero, reach = K(0.0), K(cliprange_value)
+    B, T = values.shape
     count = _weight(mask)
-    loss = np.float64(0.0)
-    clipped = np.float64(0.0)
-    for b in range(values.shape[0]):
-        for t in range(values.shape[1]):
-            weight = mask[b, t]
-            on = weight > zero
-            value = values[b, t] if on else weight
-            target = returns[b, t] if on else weight
-            old = old_values[b, t] if on else weight
-            low = old - reach
-            high = old + reach
-            near = low if not value >= low else (high if value > high else value)  # NaN in old_values stays
-            error = value - target
-            near_error = near - target
-            square = error * error
-            near_square = near_error * near_error
-            binds = near_square > square
-            unknown = near_square != near_square
-            loss = loss + weight * (near_square if binds or unknown else square)
-            slope = weight * error / count
-            d_values[b, t] = zero if binds else slope
-            more = clipped + weight
-            clipped = more if binds else clipped
+    rate = K(1.0 / count)
+    loss, clipped = np.float64(0.0), np.float64(0.0)
+    for b in range(B):
+        for start in range(0, T, BLOCK):
+            part = slice(start, start + BLOCK)
+            square, binds = _value_block(
+                values[b, part],
+                old_values[b, part],
+                returns[b, part],
+                mask[b, part],
+                K(cliprange_value),
+                rate,
+                d_values[b, part],
+            )
+            loss, clipped = loss + square, clipped + binds
     return np.float64(0.5) * loss / count, clipped / count
 
 
 @jit
 def group_advantages_jit(rewards, scale, out):
     """Writes out (N, G); each row is a group."""
+    vector_loops()
     N, G = rewards.shape
     others = np.float64(G - 1 if G > 1 else 1)
     for n in range(N):
@@ -291,6 +417,7 @@ def group_advantages_jit(rewards, scale, out):
 @jit
 def rloo_advantages_jit(rewards, out):
     """Writes out (N, G); each row is a group, G >= 2."""
+    vector_loops()
     N, G = rewards.shape
     others = np.float64(G - 1)
     for n in range(N):

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, allow-untyped-calls
 """Jitted bodies of `preference`: one pair an element, all arrays (N,) of one dtype, N >= 1.
 
 All are pure, allocate nothing and raise nothing. They return the mean loss; the outputs stand last and are
@@ -11,29 +11,60 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
+from ._veclog import log, log1p
+from ._vecmath import BLOCK, FUSED, add, exp, vector_loops
+
+fused = jit(fastmath=FUSED)
+inlined = jit(
+    fastmath=FUSED, forceinline=True
+)  # too large for LLVM to do it by itself, and loops would not pack
 
 
-@jit
+@inlined
 def _logistic(x, zero, one):
     """(log sigma(x), sigma(x), sigma(-x)) from one exponential, which never overflows."""
     negative = -x
     positive = x >= zero
-    e = np.exp(negative if positive else x)
+    e = exp(negative if positive else x)
     whole = one + e
     near = one / whole  # sigma(|x|)
     far = e / whole
-    log_sigma = (zero if positive else x) - np.log1p(e)
+    log_sigma = (zero if positive else x) - log1p(e)
     return log_sigma, near if positive else far, far if positive else near
 
 
-@jit
+@fused
 def log_sigmoid_jit(x, out):
     """Writes out (N,)."""
+    vector_loops()
     zero = x.dtype.type(0.0)
     for n in range(x.shape[0]):
         negative = -x[n]
         positive = x[n] >= zero
-        out[n] = (zero if positive else x[n]) - np.log1p(np.exp(negative if positive else x[n]))
+        out[n] = (zero if positive else x[n]) - log1p(exp(negative if positive else x[n]))
+
+
+@inlined
+def _bradley_terry_block(chosen, rejected, margin, heat, smoothing, centering, rate, d_chosen, d_rejected):
+    """Sum of the losses; heat is 1 / temperature, rate 1 / N."""
+    vector_loops()
+    T = chosen.dtype.type
+    zero, one = T(0.0), T(1.0)
+    loss = T(0.0)
+    for n in range(chosen.shape[0]):
+        shift = margin[n] if margin.shape[0] > 0 else zero
+        gap = (chosen[n] - rejected[n] - shift) * heat
+        log_right, _, wrong = _logistic(gap, zero, one)
+        # (1-e) sp(-gap) + e sp(gap), since sp(gap) = gap + sp(-gap); where e is 0, not 0 times an infinity
+        lean = gap if smoothing > zero else wrong
+        slope = (smoothing - wrong) * heat
+        total = chosen[n] + rejected[n]
+        both = total if centering > zero else wrong
+        pull = centering * both
+        loss = add(loss, (smoothing * lean - log_right) + pull * both)
+        d_chosen[n] = (pull + pull + slope) * rate
+        d_rejected[n] = (pull + pull - slope) * rate
+    return loss
 
 
 @jit
@@ -42,45 +73,69 @@ def bradley_terry_jit(
 ):
     """Writes d_chosen, d_rejected (N,); margin is (N,) or (0,)."""
     T = chosen.dtype.type
-    zero, one, count = T(0.0), T(1.0), T(chosen.shape[0])
-    smoothing = T(label_smoothing)
+    N = chosen.shape[0]
+    heat, smoothing, centre, rate = T(1.0 / temperature), T(label_smoothing), T(centering), T(1.0 / N)
     loss = np.float64(0.0)
+    for start in range(0, N, BLOCK):
+        part = slice(start, start + BLOCK)
+        loss = loss + _bradley_terry_block(
+            chosen[part],
+            rejected[part],
+            margin[part],
+            heat,
+            smoothing,
+            centre,
+            rate,
+            d_chosen[part],
+            d_rejected[part],
+        )
+    return loss / np.float64(N)
+
+
+@inlined
+def _noisy_block(chosen, rejected, margin, heat, noise, centering, rate, d_chosen, d_rejected):
+    """Sum of the losses; heat is 1 / temperature, rate 1 / N."""
+    vector_loops()
+    T = chosen.dtype.type
+    zero, half, one = T(0.0), T(0.5), T(1.0)
+    loss = T(0.0)
     for n in range(chosen.shape[0]):
         shift = margin[n] if margin.shape[0] > 0 else zero
-        gap = (chosen[n] - rejected[n] - shift) / T(temperature)
-        log_right, _, wrong = _logistic(gap, zero, one)
-        # (1-e) sp(-gap) + e sp(gap), since sp(gap) = gap + sp(-gap); where e is 0, not 0 times an infinity
-        lean = gap if smoothing > zero else wrong
-        slope = (smoothing - wrong) / T(temperature)
+        gap = (chosen[n] - rejected[n] - shift) * heat
+        _, right, wrong = _logistic(gap, zero, one)
+        seen = right - noise * (right - half)  # (1-e) sigma + e/2
+        slope_of_sigma = right * wrong
+        slope = -((slope_of_sigma - noise * slope_of_sigma) / seen * heat)
         total = chosen[n] + rejected[n]
-        both = total if centering > 0.0 else wrong
-        pull = T(centering) * both
-        loss = loss + (smoothing * lean - log_right) + pull * both
-        d_chosen[n] = (pull + pull + slope) / count
-        d_rejected[n] = (pull + pull - slope) / count
-    return loss / count
+        both = total if centering > zero else wrong
+        pull = centering * both
+        loss = add(loss, pull * both - log(seen))
+        d_chosen[n] = (pull + pull + slope) * rate
+        d_rejected[n] = (pull + pull - slope) * rate
+    return loss
 
 
 @jit
 def noisy_bradley_terry_jit(chosen, rejected, margin, temperature, noise, centering, d_chosen, d_rejected):
     """Writes d_chosen, d_rejected (N,); margin is (N,) or (0,); noise is above 0."""
     T = chosen.dtype.type
-    zero, half, one, count = T(0.0), T(0.5), T(1.0), T(chosen.shape[0])
+    N = chosen.shape[0]
+    heat, share, centre, rate = T(1.0 / temperature), T(noise), T(centering), T(1.0 / N)
     loss = np.float64(0.0)
-    for n in range(chosen.shape[0]):
-        shift = margin[n] if margin.shape[0] > 0 else zero
-        gap = (chosen[n] - rejected[n] - shift) / T(temperature)
-        _, right, wrong = _logistic(gap, zero, one)
-        seen = right - T(noise) * (right - half)  # (1-e) sigma + e/2
-        rate = right * wrong
-        slope = -((rate - T(noise) * rate) / seen / T(temperature))
-        total = chosen[n] + rejected[n]
-        both = total if centering > 0.0 else wrong
-        pull = T(centering) * both
-        loss = loss - np.log(seen) + pull * both
-        d_chosen[n] = (pull + pull + slope) / count
-        d_rejected[n] = (pull + pull - slope) / count
-    return loss / count
+    for start in range(0, N, BLOCK):
+        part = slice(start, start + BLOCK)
+        loss = loss + _noisy_block(
+            chosen[part],
+            rejected[part],
+            margin[part],
+            heat,
+            share,
+            centre,
+            rate,
+            d_chosen[part],
+            d_rejected[part],
+        )
+    return loss / np.float64(N)
 
 
 @jit
@@ -127,6 +182,40 @@ def plackett_luce_jit(scores, d_scores):
     return loss / count
 
 
+@inlined
+def _dpo_block(
+    pi_chosen,
+    pi_rejected,
+    ref_chosen,
+    ref_rejected,
+    beta,
+    smoothing,
+    rate,
+    d_chosen,
+    d_rejected,
+    chosen_rewards,
+    rejected_rewards,
+):
+    """Sum of the losses; rate is beta / N."""
+    vector_loops()
+    T = pi_chosen.dtype.type
+    zero, one = T(0.0), T(1.0)
+    loss = T(0.0)
+    for n in range(pi_chosen.shape[0]):
+        up = beta * (pi_chosen[n] - ref_chosen[n])
+        down = beta * (pi_rejected[n] - ref_rejected[n])
+        gap = up - down
+        log_right, _, wrong = _logistic(gap, zero, one)
+        lean = gap if smoothing > zero else wrong  # not 0 times an infinity
+        loss = add(loss, smoothing * lean - log_right)
+        slope = rate * (smoothing - wrong)
+        d_chosen[n] = slope
+        d_rejected[n] = -slope
+        chosen_rewards[n] = up
+        rejected_rewards[n] = down
+    return loss
+
+
 @jit
 def dpo_jit(
     pi_chosen,
@@ -142,22 +231,54 @@ def dpo_jit(
 ):
     """Writes d_chosen, d_rejected, chosen_rewards, rejected_rewards (N,)."""
     T = pi_chosen.dtype.type
-    zero, one, count = T(0.0), T(1.0), T(pi_chosen.shape[0])
-    smoothing = T(label_smoothing)
+    N = pi_chosen.shape[0]
     loss = np.float64(0.0)
+    for start in range(0, N, BLOCK):
+        part = slice(start, start + BLOCK)
+        loss = loss + _dpo_block(
+            pi_chosen[part],
+            pi_rejected[part],
+            ref_chosen[part],
+            ref_rejected[part],
+            T(beta),
+            T(label_smoothing),
+            T(beta / N),
+            d_chosen[part],
+            d_rejected[part],
+            chosen_rewards[part],
+            rejected_rewards[part],
+        )
+    return loss / np.float64(N)
+
+
+@inlined
+def _ipo_block(
+    pi_chosen,
+    pi_rejected,
+    ref_chosen,
+    ref_rejected,
+    chosen_lengths,
+    rejected_lengths,
+    target,
+    rate,
+    d_chosen,
+    d_rejected,
+):
+    """Sum of the losses; target is 1 / (2 tau), rate 2 / N."""
+    vector_loops()
+    T = pi_chosen.dtype.type
+    one, loss = T(1.0), T(0.0)
     for n in range(pi_chosen.shape[0]):
-        up = T(beta) * (pi_chosen[n] - ref_chosen[n])
-        down = T(beta) * (pi_rejected[n] - ref_rejected[n])
-        gap = up - down
-        log_right, _, wrong = _logistic(gap, zero, one)
-        lean = gap if smoothing > zero else wrong  # not 0 times an infinity
-        loss = loss + (smoothing * lean - log_right)
-        slope = T(beta) * (smoothing - wrong) / count
-        d_chosen[n] = slope
-        d_rejected[n] = -slope
-        chosen_rewards[n] = up
-        rejected_rewards[n] = down
-    return loss / count
+        per_chosen = one / (chosen_lengths[n] if chosen_lengths.shape[0] > 0 else one)
+        per_rejected = one / (rejected_lengths[n] if rejected_lengths.shape[0] > 0 else one)
+        up = (pi_chosen[n] - ref_chosen[n]) * per_chosen
+        down = (pi_rejected[n] - ref_rejected[n]) * per_rejected
+        residual = (up - down) - target
+        loss = add(loss, residual * residual)
+        slope = rate * residual
+        d_chosen[n] = slope * per_chosen
+        d_rejected[n] = -slope * per_rejected
+    return loss
 
 
 @jit
@@ -174,34 +295,59 @@ def ipo_jit(
 ):
     """Writes d_chosen, d_rejected (N,); the lengths are (N,) or (0,)."""
     T = pi_chosen.dtype.type
-    half, one, count = T(0.5), T(1.0), T(pi_chosen.shape[0])
+    N = pi_chosen.shape[0]
     loss = np.float64(0.0)
+    for start in range(0, N, BLOCK):
+        part = slice(start, start + BLOCK)
+        loss = loss + _ipo_block(
+            pi_chosen[part],
+            pi_rejected[part],
+            ref_chosen[part],
+            ref_rejected[part],
+            chosen_lengths[part],
+            rejected_lengths[part],
+            T(0.5 / tau),
+            T(2.0 / N),
+            d_chosen[part],
+            d_rejected[part],
+        )
+    return loss / np.float64(N)
+
+
+@inlined
+def _hinge_block(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, rate, d_chosen, d_rejected):
+    """Sum of the losses; rate is beta / N."""
+    vector_loops()
+    T = pi_chosen.dtype.type
+    one, down = T(1.0), -rate
+    loss = T(0.0)
     for n in range(pi_chosen.shape[0]):
-        long_chosen = chosen_lengths[n] if chosen_lengths.shape[0] > 0 else one
-        long_rejected = rejected_lengths[n] if rejected_lengths.shape[0] > 0 else one
-        up = (pi_chosen[n] - ref_chosen[n]) / long_chosen
-        down = (pi_rejected[n] - ref_rejected[n]) / long_rejected
-        residual = (T(tau) * (up - down) - half) / T(tau)  # h - 1/(2 tau)
-        loss = loss + residual * residual
-        slope = (residual + residual) / count
-        d_chosen[n] = slope / long_chosen
-        d_rejected[n] = -slope / long_rejected
-    return loss / count
+        gap = (pi_chosen[n] - ref_chosen[n]) - (pi_rejected[n] - ref_rejected[n])
+        short = one - beta * gap
+        zero = type(short)(0.0)
+        missed = not short <= zero  # NaN counts as missed, so that it is seen
+        loss = add(loss, short if missed else zero)
+        d_chosen[n] = down if missed else zero
+        d_rejected[n] = rate if missed else zero
+    return loss
 
 
 @jit
 def hinge_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chosen, d_rejected):
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
-    zero, one, count = T(0.0), T(1.0), T(pi_chosen.shape[0])
-    slope = T(beta / pi_chosen.shape[0])
+    N = pi_chosen.shape[0]
     loss = np.float64(0.0)
-    for n in range(pi_chosen.shape[0]):
-        gap = (pi_chosen[n] - ref_chosen[n]) - (pi_rejected[n] - ref_rejected[n])
-        short = one - T(beta) * gap
-        missed = not short <= zero  # NaN counts as missed, so that it is seen
-        grown = loss + short / count
-        loss = grown if missed else loss
-        d_chosen[n] = -slope if missed else zero
-        d_rejected[n] = slope if missed else zero
-    return loss
+    for start in range(0, N, BLOCK):
+        part = slice(start, start + BLOCK)
+        loss = loss + _hinge_block(
+            pi_chosen[part],
+            pi_rejected[part],
+            ref_chosen[part],
+            ref_rejected[part],
+            T(beta),
+            T(beta / N),
+            d_chosen[part],
+            d_rejected[part],
+        )
+    return loss / np.float64(N)

@@ -18,7 +18,7 @@ from ._vecmath import _nearest, _power_of_two, intrinsic
 
 __all__ = ["exp_remainder", "log", "log1p", "tanh"]
 
-inlined: Any = extending.register_jitable
+inlined: Any = extending.register_jitable(forceinline=True)
 
 
 def log(x):
@@ -228,7 +228,7 @@ def _tanh64(x):
 def _overload(function, single, double):
     """Lower `function` of a float32 or float64 to one of the two."""
 
-    @extending.overload(function)
+    @extending.overload(function, jit_options={"forceinline": True})
     def choose(x):
         if x == types.float32:
             return single

@@ -16,7 +16,14 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import extending, types
 
-__all__ = ["exp", "larger", "plus", "wide"]
+__all__ = ["BLOCK", "FUSED", "add", "exp", "larger", "plus", "vector_loops", "wide"]
+
+# So many numbers are added up in their own type, by `add`, and the sums of such blocks in float64. A loop that adds in
+# float64 from the start would compute everything else in half as many lanes as well.
+BLOCK = 2048
+
+# Lets LLVM round a * b + c once instead of twice; NaN and infinity keep their meaning. `@jit(fastmath=FUSED)`
+FUSED = frozenset({"contract"})
 
 intrinsic: Any = extending.intrinsic  # its own annotations leave out what Numba passes by itself
 
@@ -36,9 +43,22 @@ def plus(total, x):
     return total + x
 
 
+def add(total, x):
+    """total + x, both of one type, where a loop may add up in any order."""
+    return total + x
+
+
 def wide(x):
     """x in float64; other kinds of number as they are."""
     return np.float64(x) if isinstance(x, np.floating) else x
+
+
+def vector_loops():
+    """Of the function that says so: what it writes overlaps none of its other arrays, and its vectors may be wide.
+
+    LLVM need not compare addresses then. Where it does, short arrays that merely lie side by side take another path,
+    and their sums another order, from run to run. And it would prefer 256 bits where registers have 512.
+    """
 
 
 def _is_float(*kinds):
@@ -78,9 +98,34 @@ def _plus(total, x):
     return lambda total, x: total + x
 
 
+@extending.overload(add)
+def _add(total, x):
+    if _is_float(total, x) and total == x:
+        return lambda total, x: _add_in_any_order(total, x)
+    return lambda total, x: total + x
+
+
 @extending.overload(wide)
 def _wide(x):
     return (lambda x: np.float64(x)) if _is_float(x) else (lambda x: x)
+
+
+@extending.type_callable(vector_loops)
+def _type_vector_loops(context):
+    return lambda: types.none
+
+
+@extending.lower_builtin(vector_loops)
+def _lower_vector_loops(context, builder, signature, arguments):
+    function = builder.function
+    set.add(function.attributes, '"prefer-vector-width"="512"')  # llvmlite knows no attributes in quotes
+    for argument in function.args:
+        if isinstance(argument.type, ir.PointerType) and argument.type.pointee in (
+            ir.FloatType(),
+            ir.DoubleType(),
+        ):
+            argument.add_attribute("noalias")
+    return context.get_dummy_value()
 
 
 @intrinsic

@@ -190,7 +190,7 @@ FORMULAS: dict[str, Formula] = {
     "k2": _each(3),
     "k3": _each(4, 1),
     "gae": _rows(lambda T: Work(7 * T + _blocks(T), 0), once=Work(1, 0)),
-    "whiten": _each(14, 0, once=Work(6, 1), a_block=13),
+    "whiten": _each(11, 0, once=Work(12, 1)),
     "ppo_clip": _each(12, 1, once=Work(7, 0), a_block=4),
     "grpo": _rows(lambda T: Work(24 * T + 4 * _blocks(T) + 6, 2 * T), once=Work(3, 0)),  # with a reference
     "grpo_without_kl": _rows(lambda T: Work(12 * T + 3 * _blocks(T) + 6, T), once=Work(3, 0)),

@@ -217,7 +217,7 @@ def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
     weight = _check.number("lam", lam, 0.0, 1.0)
     result = GAE(np.empty_like(r), np.empty_like(r))
     outs = result.advantages.reshape(-1, T), result.returns.reshape(-1, T)
-    gae_jit(r.reshape(-1, T), v.reshape(-1, T), m.reshape(-1, T), discount, weight, *outs)
+    _check_mask(gae_jit(r.reshape(-1, T), v.reshape(-1, T), m.reshape(-1, T), discount, weight, *outs))
     return result
 
 
@@ -252,7 +252,7 @@ def whiten(x: Any, mask: Any, *, shift_mean: bool = True) -> Array:
     (values,) = _check.floats(("x",), x)
     m = _mask(mask, values)
     out = np.empty_like(values)
-    whiten_jit(values.reshape(1, -1), m.reshape(1, -1), bool(shift_mean), out.reshape(1, -1))
+    _check_mask(whiten_jit(values.reshape(1, -1), m.reshape(1, -1), bool(shift_mean), out.reshape(1, -1)))
     return out
 
 

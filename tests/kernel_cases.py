@@ -202,7 +202,6 @@ CASES = (
         "ipo_per_token",
         _with(_policies, tau=0.3, chosen_lengths=_lengths, rejected_lengths=_lengths),
         _bt,
-        work="ipo",
         kernel="ipo",
     ),
     Case("hinge", _with(_policies, beta=0.1), _bt),

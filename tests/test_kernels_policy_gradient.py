@@ -104,6 +104,8 @@ def test_a_wrong_mask_is_named(weight):
         lambda: g.ppo_clip(row, row, row, mask, 0.2),
         lambda: g.value_clip(row, row, row, mask, 0.2),
         lambda: g.grpo(row, row, [1.0], mask, 0.2),
+        lambda: g.whiten(row, mask),
+        lambda: g.gae(row, row, mask, 0.9, 0.9),
     )
     for call in calls:
         with pytest.raises(ValueError, match=r"^mask: "):
@@ -151,6 +153,22 @@ def test_whiten():
     np.testing.assert_allclose(g.whiten(x, MASK, shift_mean=False)[on], white[on] + x[on].mean())
     assert (g.whiten(np.full((2, 2), 3.0), np.ones((2, 2))) == 0).all()
     assert g.whiten(x, MASK > 0).tolist() == white.tolist()  # a mask of booleans
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whiten_many_blocks(dtype):
+    """Moments are joined from blocks, some of them without a token; a far outlier and an offset cost no accuracy."""
+    x = (RNG(11).standard_normal(10_000) + 1000).astype(dtype)
+    x[0] = 5000
+    mask = RNG(12).random(10_000) < 0.5
+    mask[0], mask[4096:6144] = True, False
+    white = g.whiten(x, mask).astype(float)[mask]
+    exact = x.astype(float)[mask]
+    np.testing.assert_allclose(white, (exact - exact.mean()) / exact.std(), rtol=1e-4, atol=1e-5)
+
+
+def test_whiten_of_equal_elements_is_zero():
+    assert not g.whiten(np.full(5000, 0.1, np.float32), RNG(13).random(5000) < 0.5).any()
 
 
 def test_kl_estimates():
