@@ -72,7 +72,8 @@ def _read(name: str, value: Any) -> Array:
         else:
             array = _check.real(name, array)
             if array.dtype.kind != "O":
-                array = np.asarray(array, F32 if array.dtype == F32 else F64)
+                single = array.dtype.kind == "f" and array.dtype.itemsize == 4
+                array = np.asarray(array, F32 if single else F64)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name}: came with shape {array.shape}, a last axis of at least 1 is needed")
     return array
