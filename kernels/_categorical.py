@@ -23,6 +23,7 @@ from ._rows import (
     write_logprobs,
 )
 from ._sampling import draw
+from ._veclog import log
 from ._vecmath import wide
 
 
@@ -47,7 +48,7 @@ def token_logprobs_jit(logits, tokens, out):
         outside += read_chosen(logits, tokens, every, first, count, chosen)
         normalizers(logits, every, first, count, scale, tops, masses)
         for g in range(count):
-            out[first + g] = logprob(at(chosen, g), scale, at(tops, g), at(masses, g))
+            out[first + g] = logprob(at(chosen, g), scale, at(tops, g), log(at(masses, g)))
     return outside
 
 

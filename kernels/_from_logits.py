@@ -13,8 +13,9 @@ import numpy as np
 from ._jit import jit
 from ._lanes import at, buffer, length, narrow, row_of, splat, store, store_part, width
 from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
-from ._row_groups import group_size, inside, read_chosen, weigh_rows, write_gradient
+from ._row_groups import group_size, inside, read_chosen, weigh_rows, write_gradient, write_logs
 from ._rows import LOG2E, logprob, normalizer, write_token_gradient
+from ._veclog import log
 from ._vecmath import plus, wide
 
 
@@ -62,19 +63,21 @@ def linear_jit(logits, tokens, weights, rate, temperature, logprobs, d_logits):
     """For losses linear in the log-probabilities, with slope rate * weight. Writes logprobs (N,), d_logits (N, V)."""
     N, V = logits.shape
     scale, group = narrow(LOG2E / temperature, logits), group_size(V)
-    chosen, tops, masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
+    chosen, tops = buffer(logits, scale), buffer(logits, scale)
+    masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
         outside += read_chosen(logits, tokens, weights, first, count, chosen)
         weigh_rows(logits, weights, first, count, scale, tops, masses, d_logits)
+        write_logs(masses, count, logs)
         for g in range(count):
             n = first + g
             row, d = row_of(logits, n), row_of(d_logits, n)
             logprobs[n] = weights[n] - weights[n]
             if weights[n] > 0:
                 top, mass, slope = at(tops, g), at(masses, g), rate * wide(weights[n])
-                logprobs[n] = logprob(at(chosen, g), scale, top, mass)
+                logprobs[n] = logprob(at(chosen, g), scale, top, at(logs, g))
                 write_gradient(row, inside(tokens[n], V), scale, top, mass, slope, d)
             else:
                 _write_zeros(d)
@@ -105,19 +108,21 @@ def clipped_jit(
     K = logprobs.dtype.type
     lower, upper, strength = K(lowest), K(highest), K(beta)
     scale, group = narrow(LOG2E / temperature, logits), group_size(V)
-    chosen, tops, masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
+    chosen, tops = buffer(logits, scale), buffer(logits, scale)
+    masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
         outside += read_chosen(logits, tokens, weights, first, count, chosen)
         weigh_rows(logits, weights, first, count, scale, tops, masses, d_logits)
+        write_logs(masses, count, logs)
         for g in range(count):
             n = first + g
             row, d = row_of(logits, n), row_of(d_logits, n)
             logprobs[n] = weights[n] - weights[n]
             if weights[n] > 0:
                 top, mass = at(tops, g), at(masses, g)
-                logprobs[n] = logprob(at(chosen, g), scale, top, mass)
+                logprobs[n] = logprob(at(chosen, g), scale, top, at(logs, g))
                 old, each, weight = old_logprobs[n], advantages[n], weights[n]
                 if beta > 0.0:
                     ref = ref_logprobs[n]
@@ -143,7 +148,7 @@ def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
             row, token = row_of(logits, n), inside(tokens[n], V)
             outside += token != tokens[n]
             tops[n], masses[n] = normalizer(row, scale)
-            logprobs[n] = logprob(at(row, token), scale, tops[n], masses[n])
+            logprobs[n] = logprob(at(row, token), scale, tops[n], log(masses[n]))
     return outside
 
 

@@ -27,6 +27,7 @@ from ._lanes import (
     width,
 )
 from ._rows import BLOCK, LN2, NO_TOP, block_mass, block_top, normalizer, write_token_gradient
+from ._veclog import log
 from ._vecmath import wide
 
 
@@ -105,6 +106,13 @@ def write_gradient(row, token, scale, top, mass, slope, out):
     weight = wide(at(out, token))
     _multiply(out, narrow(-rate, out))
     put(out, token, narrow(unit - rate * weight, out))
+
+
+@jit
+def write_logs(masses, count, logs):
+    """Writes logs (count,): a loop of its own, for it packs."""
+    for g in range(count):
+        put(logs, g, log(at(masses, g)))
 
 
 @jit

@@ -92,9 +92,9 @@ def normalizer(row, scale):
 
 
 @jit
-def logprob(x, scale, top, mass):
+def logprob(x, scale, top, log_mass):
     """Log-probability of an element x, in nats and float64."""
-    return wide(x - top) * (wide(scale) * LN2) - log(mass)
+    return wide(x - top) * (wide(scale) * LN2) - log_mass
 
 
 @jit

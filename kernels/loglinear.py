@@ -18,6 +18,7 @@ from ._lanes import as_row, narrow
 from ._rows import LOG2E, logprob, normalizer
 from ._sampling import draw
 from ._sampling import sample_scratch as sample_scratch
+from ._veclog import log
 
 
 @jit
@@ -83,7 +84,7 @@ def logprobs_jit(prompts, responses, mask, w_prompt, w_prev, w_pos, base, row, o
             if mask[b, t] > 0:
                 _row(base, responses, b, t, w_prev, w_pos, row)
                 top, mass = normalizer(as_row(row), scale)
-                out[b, t] = logprob(row[responses[b, t]], scale, top, mass)
+                out[b, t] = logprob(row[responses[b, t]], scale, top, log(mass))
 
 
 @jit
@@ -159,5 +160,5 @@ def sample_jit(
                 token = token if token > 0 else 0  # a row of NaN has none
                 responses[b, t] = token
                 mask[b, t] = K(1.0)
-                logprobs[b, t] = logprob(row[token], scale, top, mass)
+                logprobs[b, t] = logprob(row[token], scale, top, log(mass))
                 alive = token != eos
