@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import categorical as c
+from kernels import reference
+from kernels._rows import BLOCK
 
 RNG = np.random.default_rng
 
@@ -106,6 +108,123 @@ def test_out_of_the_jitted_form_with_float64_uniforms():
     assert c.sample(x, RNG(5).random(3)).dtype == np.int64
 
 
+# --- from block to block
+
+
+BLOCKS = pytest.mark.parametrize("V", [BLOCK, BLOCK + 1, 2 * BLOCK + 70])
+ENDS = (0, BLOCK - 1, BLOCK)
+
+
+def growing(V, seed, step):
+    """A row whose largest element grows from block to block."""
+    return RNG(seed).standard_normal(V) + step * (np.arange(V) // (BLOCK // 2))
+
+
+def near(found, want, tolerance=1e-10):
+    np.testing.assert_allclose(found, want, rtol=tolerance, atol=tolerance)
+
+
+def every(module, x, y):
+    """What all functions of a row and a reference row give."""
+    d, tokens = np.array([-0.7]), np.array([x.shape[1] - 1])
+    yield module.log_softmax(x)
+    yield module.token_logprobs(x, tokens)
+    yield module.token_logprobs_backward(x, tokens, d)
+    yield module.entropy(x)
+    yield module.entropy_backward(x, d)
+    yield module.kl_divergence(x, y)
+    yield module.kl_divergence_backward(x, y, d)
+
+
+@BLOCKS
+@pytest.mark.parametrize(("step", "other"), [(0, 0), (3, -3), (-3, 3), (300, 300), (300, 1), (-1, -400)])
+def test_largest_element_moves_from_block_to_block(V, step, other):
+    x, y = growing(V, 0, step)[None], growing(V, 1, other)[None]
+    for found, want in zip(every(c, x, y), every(reference, x, y), strict=True):
+        near(found, want, 1e-9)
+    for found, want in zip(
+        every(c, x.astype(np.float32), y.astype(np.float32)), every(reference, x, y), strict=True
+    ):
+        near(found, want, 3e-3 if abs(step) + abs(other) > 9 else 2e-5)  # as coarse as float32 logits are
+
+
+@BLOCKS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_without_probability(V, dtype):
+    x, y = (growing(V, seed, 0.0)[None].astype(dtype) for seed in (2, 3))
+    for excluded in (slice(0, V // 2), slice(V // 2, V - 1), slice(0, V - 1)):
+        z = x.copy()
+        z[:, excluded] = -np.inf
+        r = np.where(z > -np.inf, y, z)
+        for ref in (y, r):
+            with np.errstate(all="ignore"):
+                wanted = list(every(reference, z, ref))
+            for found, want in zip(every(c, z, ref), wanted, strict=True):
+                near(found, want, 2e-5)
+            for gradient in (c.entropy_backward(z, [1.0]), c.kl_divergence_backward(z, ref, [1.0])):
+                assert not gradient[:, excluded].any()
+
+
+@BLOCKS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_in_any_block_stay(V, dtype, bad):
+    x, y = (growing(V, seed, 1.0)[None].astype(dtype) for seed in (4, 5))
+    for v in (*ENDS, V // 2, V - 1):
+        if v < V:
+            z = x.copy()
+            z[0, v] = bad
+            for found in every(c, z, y):
+                assert np.isnan(found).any()
+            assert np.isnan(c.kl_divergence(x, z)).all()
+            assert np.isnan(c.token_logprobs_backward(z, [V // 3], [1.0])).any()
+            with pytest.raises(ValueError, match=r"^logits: "):
+                c.sample(z, [0.3])
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero):RuntimeWarning")
+@BLOCKS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_only_the_policy_can_say(V, dtype):
+    """Excluded by the reference it makes the divergence infinite, in any block; unless it has weight 0 in the end."""
+    x, y = (growing(V, seed, 0.0)[None].astype(dtype) for seed in (6, 7))
+    for v in (*ENDS, V - 1):
+        if v < V:
+            z, r = x.copy(), y.copy()
+            r[0, v] = -np.inf
+            assert c.kl_divergence(x, r)[0] == np.inf
+            z[0, (v + V // 2) % V] = 3000.0  # beside it the rest vanishes
+            assert np.isfinite(c.kl_divergence(z, r)[0])
+            near(c.kl_divergence(z, r), c.kl_divergence(z[:, ::-1].copy(), r[:, ::-1].copy()), 1e-6)
+            z[0, v] = -np.inf
+            assert np.isfinite(c.kl_divergence_backward(z, r, [1.0])).all()
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero):RuntimeWarning")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("V", [3, BLOCK + 9])
+def test_rows_without_any_probability(V, dtype):
+    x, y = np.full((1, V), -np.inf, dtype), np.zeros((1, V), dtype)
+    for found in every(c, x, y):
+        assert np.isnan(found).all()
+    assert np.isnan(c.kl_divergence(y, x)).all() or (c.kl_divergence(y, x) == np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("V", [5, BLOCK + 9])
+@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 1.0, 1e3, 1e30])
+def test_sample_at_any_temperature(V, dtype, temperature):
+    x = growing(V, 8, 0.01)[None].astype(dtype)
+    x[0, V // 2], x[0, 0] = 60, -np.inf
+    tokens = [c.sample(x, [u], temperature)[0] for u in (0.0, 0.5, 1.0)]
+    if temperature < 0.1:
+        assert tokens == [V // 2] * 3
+    elif temperature > 1e2:
+        assert tokens[0] == 1
+        assert abs(tokens[1] - V // 2) <= 1 + V // 50
+        assert tokens[2] == V - 1
+
+
 X = np.zeros((2, 3))
 T = np.zeros(2, int)
 D = np.zeros(2)
@@ -131,6 +250,11 @@ WRONG = [
     (c.sample, (X, D, -1.0), "temperature", ValueError),
     (c.sample, (X, D, np.nan), "temperature", ValueError),
     (c.sample, (X, D, "warm"), "temperature", TypeError),
+    (c.sample, (X, D, "1.0"), "temperature", TypeError),
+    (c.sample, (X, D, np.ones(1)), "temperature", TypeError),
+    (c.sample, (X, D, np.complex64(1)), "temperature", TypeError),
+    (c.sample, (X, D, 1e-31), "temperature", ValueError),
+    (c.sample, (X, D, 1e31), "temperature", ValueError),
     (c.sample, (np.full((2, 3), -np.inf), D), "logits", ValueError),
     (c.sample, (np.array([[0.0, 1.0, np.nan]] * 2), D), "logits", ValueError),
 ]
