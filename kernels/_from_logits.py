@@ -13,8 +13,8 @@ import numpy as np
 from ._jit import jit
 from ._lanes import at, buffer, length, narrow, row_of, splat, store, store_part, width
 from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
-from ._row_groups import group_size, inside, read_chosen, weigh_rows, write_gradient, write_logs
-from ._rows import LOG2E, logprob, normalizer, write_token_gradient
+from ._row_groups import group_size, inside, normalizers, read_chosen, weigh_rows, write_gradient, write_logs
+from ._rows import LOG2E, logprob, write_token_gradient
 from ._veclog import log
 from ._vecmath import plus, wide
 
@@ -139,16 +139,20 @@ def clipped_jit(
 @jit
 def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
     """First half of a loss on whole sequences. Writes logprobs, tops, masses (N,)."""
-    V = logits.shape[1]
-    scale = narrow(LOG2E / temperature, logits)
+    N, V = logits.shape
+    scale, group = narrow(LOG2E / temperature, logits), group_size(V)
+    chosen, some_tops, some_masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
     outside = 0
-    for n in range(logits.shape[0]):
-        logprobs[n] = weights[n] - weights[n]
-        if weights[n] > 0:
-            row, token = row_of(logits, n), inside(tokens[n], V)
-            outside += token != tokens[n]
-            tops[n], masses[n] = normalizer(row, scale)
-            logprobs[n] = logprob(at(row, token), scale, tops[n], log(masses[n]))
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        outside += read_chosen(logits, tokens, weights, first, count, chosen)
+        normalizers(logits, weights, first, count, scale, some_tops, some_masses)
+        for g in range(count):
+            n = first + g
+            logprobs[n] = weights[n] - weights[n]
+            if weights[n] > 0:
+                tops[n], masses[n] = at(some_tops, g), at(some_masses, g)
+                logprobs[n] = logprob(at(chosen, g), scale, tops[n], log(masses[n]))
     return outside
 
 
