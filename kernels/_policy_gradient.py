@@ -55,20 +55,18 @@ def _gae_row(rewards, values, mask, gamma, decay, advantages, returns):
     one = type(mask[0])(1.0)
     following = zero
     for i in range(T):  # the value of the next token that counts
-        t = np.uint64(
-            T - 1 - i
-        )  # of a number that may be below 0, Numba would ask at each access whether it is
-        returns[t] = following
-        following = values[t] if mask[t] > zero else following
+        last = np.uint64(T - 1 - i)  # of a signed index Numba would ask each time whether it is negative
+        returns[last] = following
+        following = values[last] if mask[last] > zero else following
     for t in range(T):  # the one-step error, and what the next advantage is multiplied by
         delta = rewards[t] + gamma * returns[t] - values[t]
         advantages[t] = delta if mask[t] > zero else zero
         returns[t] = decay if mask[t] > zero else one
     carried = zero
     for i in range(T):
-        t = np.uint64(T - 1 - i)
-        carried = advantages[t] + returns[t] * carried
-        advantages[t] = carried
+        last = np.uint64(T - 1 - i)
+        carried = advantages[last] + returns[last] * carried
+        advantages[last] = carried
     for t in range(T):
         advantage = advantages[t]
         gain = advantage + values[t]

@@ -9,31 +9,37 @@ from typing import Any
 import numpy as np
 
 from . import _check
+from ._alike import flat
 from ._check import Array
 from ._jit import jit
-from ._vecmath import plus, wide
+from ._vecmath import FUSED, plus, vector_loops, wide
 
 __all__ = ["adamw", "adamw_jit", "global_norm", "global_norm_jit"]
 
 
-@jit
+@jit(fastmath=FUSED)
 def adamw_jit(grads, step, learning_rate, beta1, beta2, eps, weight_decay, params, m, v):
     """Changes params, m, v (N,). Scalar factors are made in float64 first: 1 - .999 is not exact in float32."""
+    vector_loops()
     T = params.dtype.type
     decay = T(1.0 - learning_rate * weight_decay)
     rate = T(learning_rate / (1.0 - beta1**step))
-    root = T(np.sqrt(1.0 - beta2**step))
+    root = T(1.0 / np.sqrt(1.0 - beta2**step))
     fresh1, keep2, fresh2 = T(1.0 - beta1), T(beta2), T(1.0 - beta2)
+    least = T(eps)
     for n in range(params.shape[0]):
         grad = grads[n]
-        m[n] = m[n] + fresh1 * (grad - m[n])
-        v[n] = keep2 * v[n] + fresh2 * grad * grad
-        params[n] = decay * params[n] - rate * (m[n] / (np.sqrt(v[n]) / root + T(eps)))
+        first = m[n] + fresh1 * (grad - m[n])
+        second = keep2 * v[n] + fresh2 * grad * grad
+        m[n] = first
+        v[n] = second
+        params[n] = decay * params[n] - rate * (first / (np.sqrt(second) * root + least))
 
 
 @jit
 def global_norm_jit(grads):
     """Returns the Euclidean norm, squared and summed in float64."""
+    vector_loops()
     total = np.float64(0.0)
     for n in range(grads.shape[0]):
         grad = wide(grads[n])
@@ -96,14 +102,14 @@ def adamw(
         if np.may_share_memory(a, b):
             raise ValueError(f"{other}: overlaps {one}, memory of its own is needed")
     adamw_jit(
-        g.reshape(-1),
+        flat(g),
         _check.whole("step", step, 1),
         _check.number("learning_rate", learning_rate, 0.0),
         _decay("beta1", beta1),
         _decay("beta2", beta2),
         _check.number("eps", eps, 0.0),
         _check.number("weight_decay", weight_decay, 0.0),
-        *[a.reshape(-1) for a in changed],
+        *[flat(a) for a in changed],
     )
 
 
@@ -113,7 +119,9 @@ def _parameters(params: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise TypeError(
             f"params: came as {type(params).__name__}, a NumPy array is needed: it is changed in place"
         )
-    _check.floats(("params",), params)
+    if params.dtype is _check.F32 or params.dtype is _check.F64:
+        return params.shape, params.dtype
+    _check.real("params", params)
     if params.dtype not in (_check.F32, _check.F64) and params.dtype.kind != "O":
         raise TypeError(f"params: came with dtype {params.dtype}, float32 or float64 is needed")
     return params.shape, params.dtype
@@ -148,5 +156,5 @@ def global_norm(grads: Any) -> float:
     5.0
     """
     (g,) = _check.floats(("grads",), grads)
-    norm: float = global_norm_jit(g.reshape(-1))
+    norm: float = global_norm_jit(flat(g))
     return norm

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
+from ._alike import alike, flat
 from ._check import Array
 from ._policy_gradient import (
     gae_jit,
@@ -124,10 +125,12 @@ def kl_estimate(logprobs: Any, ref_logprobs: Any, kind: str = "k1", out: Array |
     """
     if not isinstance(kind, str) or kind not in _ESTIMATORS:
         raise ValueError(f"kind: came as {kind!r}, one of {', '.join(_ESTIMATORS)} is needed")
-    x, y = _check.floats(("logprobs", "ref_logprobs"), logprobs, ref_logprobs)
-    _check.same_shape(("logprobs", "ref_logprobs"), x, y)
+    x, y = logprobs, ref_logprobs
+    if not alike((x, y)):
+        x, y = _check.floats(("logprobs", "ref_logprobs"), x, y)
+        _check.same_shape(("logprobs", "ref_logprobs"), x, y)
     result = _check.output(out, x.shape, x.dtype, logprobs, ref_logprobs)
-    _ESTIMATORS[kind](x.reshape(-1), y.reshape(-1), result.reshape(-1))
+    _ESTIMATORS[kind](flat(x), flat(y), flat(result))
     return result
 
 
@@ -170,6 +173,16 @@ def _mask(mask: Any, like: Array) -> Array:
     return array
 
 
+def _per_token(names: tuple[str, ...], mask: Any, *values: Any) -> tuple[Array, ...]:
+    """The values and the mask as arrays of one dtype and shape, in C order."""
+    given = (*values, mask)
+    if alike(given):
+        return given
+    arrays = _check.floats(names, *values)
+    _check.same_shape(names, *arrays)
+    return (*arrays, _mask(mask, arrays[0]))
+
+
 def _check_mask(mean: float) -> None:
     """A mean of weights over the mask is NaN only where the mask itself is wrong."""
     if mean != mean:
@@ -209,13 +222,11 @@ def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
     >>> gae([0.0, 1.0, 9.0], [0.5, 0.5, 9.0], [1, 1, 0], gamma=1.0, lam=1.0)
     GAE(advantages=array([0.5, 0.5, 0. ]), returns=array([1., 1., 0.]))
     """
-    r, v = _check.floats(("rewards", "values"), rewards, values)
+    r, v, m = _per_token(("rewards", "values"), mask, rewards, values)
     T = _check.last_axis("rewards", r)
-    _check.same_shape(("rewards", "values"), r, v)
-    m = _mask(mask, r)
     discount = _check.number("gamma", gamma, 0.0, 1.0)
     weight = _check.number("lam", lam, 0.0, 1.0)
-    result = GAE(np.empty_like(r), np.empty_like(r))
+    result = GAE(np.empty(r.shape, r.dtype), np.empty(r.shape, r.dtype))
     outs = result.advantages.reshape(-1, T), result.returns.reshape(-1, T)
     _check_mask(gae_jit(r.reshape(-1, T), v.reshape(-1, T), m.reshape(-1, T), discount, weight, *outs))
     return result
@@ -249,9 +260,8 @@ def whiten(x: Any, mask: Any, *, shift_mean: bool = True) -> Array:
     >>> whiten([-1.0, -3.0, 100.0], [1, 1, 0]).round(4)
     array([ 1., -1.,  0.])
     """
-    (values,) = _check.floats(("x",), x)
-    m = _mask(mask, values)
-    out = np.empty_like(values)
+    values, m = _per_token(("x",), mask, x)
+    out = np.empty(values.shape, values.dtype)
     _check_mask(whiten_jit(values.reshape(1, -1), m.reshape(1, -1), bool(shift_mean), out.reshape(1, -1)))
     return out
 
@@ -287,11 +297,9 @@ def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, clipr
     PPOClip(loss=-2.0, d_logprobs=array([-2.]), clipfrac=0.0, approxkl=0.0)
     """
     names = ("logprobs", "old_logprobs", "advantages")
-    arrays = _check.floats(names, logprobs, old_logprobs, advantages)
-    _check.same_shape(names, *arrays)
-    arrays.append(_mask(mask, arrays[0]))
+    arrays = _per_token(names, mask, logprobs, old_logprobs, advantages)
     reach = _check.number("cliprange", cliprange, 0.0)
-    d = np.empty_like(arrays[0])
+    d = np.empty(arrays[0].shape, arrays[0].dtype)
     loss, clipfrac, approxkl = ppo_clip_jit(*[a.reshape(1, -1) for a in arrays], reach, d.reshape(1, -1))
     _check_mask(clipfrac)
     return PPOClip(loss, d, clipfrac, approxkl)
@@ -377,10 +385,10 @@ def grpo(
             "ref_logprobs: came as None with beta above 0, the reference's log-probabilities are needed"
         )
     reference = ref[0] if ref else np.empty((0, T), lp.dtype)
-    d = np.empty_like(lp)
+    d = np.empty(lp.shape, lp.dtype)
     loss, clipfrac, kl = grpo_jit(
         *[a.reshape(-1, T) for a in (lp, old, reference)],
-        each.reshape(-1),
+        flat(each),
         m.reshape(-1, T),
         low,
         high,
@@ -421,11 +429,9 @@ def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_
     ValueClip(loss=1.125, d_values=array([0.]), clipfrac=1.0)
     """
     names = ("values", "old_values", "returns")
-    arrays = _check.floats(names, values, old_values, returns)
-    _check.same_shape(names, *arrays)
-    arrays.append(_mask(mask, arrays[0]))
+    arrays = _per_token(names, mask, values, old_values, returns)
     reach = _check.number("cliprange_value", cliprange_value, 0.0)
-    d = np.empty_like(arrays[0])
+    d = np.empty(arrays[0].shape, arrays[0].dtype)
     loss, clipfrac = value_clip_jit(*[a.reshape(1, -1) for a in arrays], reach, d.reshape(1, -1))
     _check_mask(clipfrac)
     return ValueClip(loss, d, clipfrac)
@@ -470,7 +476,7 @@ def group_advantages(rewards: Any, group_size: int, scale: bool = True) -> Array
     array([-0.707,  0.707,  0.   ,  0.   ])
     """
     r, G = _groups(rewards, group_size, 1)
-    out = np.empty_like(r)
+    out = np.empty(r.shape, r.dtype)
     group_advantages_jit(r.reshape(-1, G), bool(scale), out.reshape(-1, G))
     return out
 
@@ -503,6 +509,6 @@ def rloo_advantages(rewards: Any, group_size: int) -> Array:
     array([-3. , -1.5,  4.5])
     """
     r, G = _groups(rewards, group_size, 2)
-    out = np.empty_like(r)
+    out = np.empty(r.shape, r.dtype)
     rloo_advantages_jit(r.reshape(-1, G), out.reshape(-1, G))
     return out

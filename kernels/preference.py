@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
+from ._alike import alike, flat
 from ._check import Array
 from ._preference import (
     bradley_terry_jit,
@@ -88,6 +89,15 @@ class Hinge(NamedTuple):
     d_rejected: Array
 
 
+def _alike(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
+    """The values as arrays of one dtype and shape, in C order."""
+    if alike(values):
+        return values
+    arrays = _check.floats(names, *values)
+    _check.same_shape(names, *arrays)
+    return tuple(arrays)
+
+
 def log_sigmoid(x: Any, out: Array | None = None) -> Array:
     """``log(1 / (1 + exp(-x)))``, accurate for large x of either sign.
 
@@ -112,7 +122,7 @@ def log_sigmoid(x: Any, out: Array | None = None) -> Array:
     """
     (values,) = _check.floats(("x",), x)
     result = _check.output(out, values.shape, values.dtype, x)
-    log_sigmoid_jit(values.reshape(-1), result.reshape(-1))
+    log_sigmoid_jit(flat(values), flat(result))
     return result
 
 
@@ -165,8 +175,7 @@ def bradley_terry(
     >>> round(loss, 4), d_chosen, d_rejected
     (0.6931, array([-0.5]), array([0.5]))
     """
-    c, r = _check.floats(("chosen", "rejected"), chosen, rejected)
-    _check.same_shape(("chosen", "rejected"), c, r)
+    c, r = _alike(("chosen", "rejected"), chosen, rejected)
     _check.not_empty("chosen", c)
     shift = _margin(margin, c)
     heat = _check.number("temperature", temperature, above=0.0)
@@ -177,13 +186,13 @@ def bradley_terry(
         raise ValueError(
             f"noise: came as {noise} together with label_smoothing {label_smoothing}, one of both is needed"
         )
-    d_c, d_r = np.empty_like(c), np.empty_like(c)
-    flat = c.reshape(-1), r.reshape(-1), shift
-    outs = d_c.reshape(-1), d_r.reshape(-1)
+    d_c, d_r = np.empty(c.shape, c.dtype), np.empty(c.shape, c.dtype)
+    pairs = flat(c), flat(r), shift
+    outs = flat(d_c), flat(d_r)
     if flips:
-        loss = noisy_bradley_terry_jit(*flat, heat, flips, centre, *outs)
+        loss = noisy_bradley_terry_jit(*pairs, heat, flips, centre, *outs)
     else:
-        loss = bradley_terry_jit(*flat, heat, smoothing, centre, *outs)
+        loss = bradley_terry_jit(*pairs, heat, smoothing, centre, *outs)
     return BradleyTerry(loss, d_c, d_r)
 
 
@@ -196,7 +205,7 @@ def _margin(margin: Any, scores: Array) -> Array:
             array = np.broadcast_to(array, scores.shape).copy()
         except ValueError:
             _check.shape_is("margin", array, scores.shape, "one margin a pair, or one for all")
-    return array.reshape(-1)
+    return flat(array)
 
 
 def plackett_luce(scores: Any) -> PlackettLuce:
@@ -230,16 +239,15 @@ def plackett_luce(scores: Any) -> PlackettLuce:
     (s,) = _check.floats(("scores",), scores)
     K = _check.last_axis("scores", s)
     _check.not_empty("scores", s)
-    d = np.empty_like(s)
+    d = np.empty(s.shape, s.dtype)
     loss = plackett_luce_jit(s.reshape(-1, K), d.reshape(-1, K))
     return PlackettLuce(loss, d)
 
 
 def _log_probabilities(*values: Any) -> tuple[Array, ...]:
-    arrays = _check.floats(_PAIRS, *values)
-    _check.same_shape(_PAIRS, *arrays)
+    arrays = _alike(_PAIRS, *values)
     _check.not_empty("pi_chosen", arrays[0])
-    return tuple(arrays)
+    return arrays
 
 
 def dpo(
@@ -285,8 +293,8 @@ def dpo(
     arrays = _log_probabilities(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("beta", beta, above=0.0)
     smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 1.0)
-    outs = [np.empty_like(arrays[0]) for _ in range(4)]
-    loss = dpo_jit(*[a.reshape(-1) for a in arrays], strength, smoothing, *[a.reshape(-1) for a in outs])
+    outs = [np.empty(arrays[0].shape, arrays[0].dtype) for _ in range(4)]
+    loss = dpo_jit(*[flat(a) for a in arrays], strength, smoothing, *[flat(a) for a in outs])
     return DPO(loss, *outs)
 
 
@@ -333,8 +341,8 @@ def ipo(
     arrays = _log_probabilities(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("tau", tau, above=0.0)
     lengths = _lengths(chosen_lengths, rejected_lengths, arrays[0])
-    outs = np.empty_like(arrays[0]), np.empty_like(arrays[0])
-    loss = ipo_jit(*[a.reshape(-1) for a in arrays], *lengths, strength, *[a.reshape(-1) for a in outs])
+    outs = np.empty(arrays[0].shape, arrays[0].dtype), np.empty(arrays[0].shape, arrays[0].dtype)
+    loss = ipo_jit(*[flat(a) for a in arrays], *lengths, strength, *[flat(a) for a in outs])
     return IPO(loss, *outs)
 
 
@@ -349,7 +357,7 @@ def _lengths(chosen: Any, rejected: Any, like: Array) -> tuple[Array, Array]:
         _check.shape_is(name, array, like.shape, "one length a response")
         if not array.min() > 0:
             raise ValueError(f"{name}: came with {array.min():g}, lengths above 0 are needed")
-        arrays.append(array.reshape(-1))
+        arrays.append(flat(array))
     return arrays[0], arrays[1]
 
 
@@ -384,6 +392,6 @@ def hinge(pi_chosen: Any, pi_rejected: Any, ref_chosen: Any, ref_rejected: Any, 
     """
     arrays = _log_probabilities(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("beta", beta, above=0.0)
-    outs = np.empty_like(arrays[0]), np.empty_like(arrays[0])
-    loss = hinge_jit(*[a.reshape(-1) for a in arrays], strength, *[a.reshape(-1) for a in outs])
+    outs = np.empty(arrays[0].shape, arrays[0].dtype), np.empty(arrays[0].shape, arrays[0].dtype)
+    loss = hinge_jit(*[flat(a) for a in arrays], strength, *[flat(a) for a in outs])
     return Hinge(loss, *outs)
