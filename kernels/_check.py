@@ -75,35 +75,39 @@ def floats(names: tuple[str, ...], *values: Any) -> list[Array]:
     dtype = arrays[0].dtype
     if (dtype is not F32 and dtype is not F64) or any(a.dtype is not dtype for a in arrays):
         dtype = _common(arrays)
-    return [
-        a if a.dtype is dtype and a.flags.c_contiguous else np.asarray(a, dtype, order="C") for a in arrays
-    ]
+    return [a if a.dtype is dtype and a.flags.carray else _plain(a, dtype) for a in arrays]
+
+
+def _plain(array: Array, dtype: np.dtype[Any]) -> Array:
+    """`array` C-ordered and aligned: Numba takes others too, but compiles everything anew."""
+    array = np.asarray(array, dtype, order="C")
+    return array if array.flags.aligned else array.copy()
 
 
 def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """`value` as a C-ordered array of `dtype`: for masks and uniforms, which do not decide the result's dtype."""
-    if type(value) is np.ndarray and value.dtype is dtype and value.flags.c_contiguous:
+    if type(value) is np.ndarray and value.dtype is dtype and value.flags.carray:
         return value
     array = real(name, value)
     if array.dtype.kind == "O":
         return np.asarray(array, order="C")
     try:
         with np.errstate(over="raise"):
-            return np.asarray(array, dtype, order="C")
+            return _plain(array, dtype)
     except FloatingPointError:
         raise ValueError(f"{name}: came with numbers too large for {dtype}, which is needed") from None
 
 
 def integers(name: str, value: Any) -> Array:
     """`value` as a C-ordered int64 array."""
-    if type(value) is np.ndarray and value.dtype is I64 and value.flags.c_contiguous:
+    if type(value) is np.ndarray and value.dtype is I64 and value.flags.carray:
         return value
     array = real(name, value)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: came with dtype {array.dtype}, integers are needed")
     if array.dtype == np.uint64 and array.size and array.max() > _LARGEST:
         raise ValueError(f"{name}: came with values up to {array.max()}, at most {_LARGEST} is needed")
-    return np.asarray(array, I64, order="C")
+    return _plain(array, I64)
 
 
 def same_shape(names: tuple[str, ...], *arrays: Array) -> None:
@@ -164,7 +168,7 @@ def _float(value: Any) -> float:
 
 def whole(name: str, value: Any, low: int) -> int:
     """`value` as an int of at least `low`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, (bool, np.bool_, np.timedelta64)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: came as {value!r}, an integer is needed")
     if value < low:
         raise ValueError(f"{name}: came as {value!r}, at least {low} is needed")
