@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
-from ._lanes import at, buffer, narrow, row_of
+from ._row import at, buffer, narrow, row_of
 from ._row_groups import group_size, inside, normalizers, read_chosen, weigh_rows, write_gradient
 from ._rows import (
     LOG2E,

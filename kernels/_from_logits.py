@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
-from ._lanes import at, buffer, length, narrow, row_of, splat, store, store_part, width
+from ._lanes import splat, store, store_part, width
 from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
+from ._row import at, buffer, length, narrow, row_of
 from ._row_groups import group_size, inside, normalizers, read_chosen, weigh_rows, write_gradient, write_logs
 from ._rows import LOG2E, logprob, write_token_gradient
 from ._veclog import log

@@ -1,18 +1,115 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""Reductions of `_lanes` and the power of two, to which all exponentials here are brought: e**x = 2**(x log2 e)."""
+"""Arithmetic of `_lanes`, and the power of two, to which all exponentials here are brought: e**x = 2**(x log2 e)."""
 
 from __future__ import annotations
 
+import operator
 from math import factorial, log
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, type_callable
 
-from ._lanes import _I32, Lanes, _broadcast, _constant, _fmuladd, _like
+from ._lanes import Lanes, broadcast, suffix
 
-__all__ = ["largest", "power", "total"]
+__all__ = ["fma", "larger", "largest", "power", "total", "where_positive"]
+
+_I32 = ir.IntType(32)
+
+
+def _constant(like, value):
+    """A constant of the LLVM type `like`, in every lane if it has lanes."""
+    if isinstance(like, ir.VectorType):
+        return ir.Constant(like, [ir.Constant(like.element, value)] * like.count)
+    return ir.Constant(like, value)
+
+
+def _like(kind, element):
+    """LLVM type with the lanes of `kind`, if it has any, and another element."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
+def _lower_operator(instruction):
+    def lower(context, builder, sig, args):
+        kind = context.get_value_type(sig.return_type)
+        return getattr(builder, instruction)(*(broadcast(builder, x, kind) for x in args))
+
+    return lower
+
+
+class _Arithmetic(AbstractTemplate):
+    def generic(self, args, kws):
+        for lanes in args:
+            if isinstance(lanes, Lanes) and all(x in (lanes, lanes.dtype) for x in args):
+                return signature(lanes, *args)
+        return None
+
+
+for _operator, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    infer_global(_operator)(type(f"_Lanes_{_instruction}", (_Arithmetic,), {}))
+    for _pair in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
+        lower_builtin(_operator, *_pair)(_lower_operator(_instruction))
+
+
+def fma(a, b, c):
+    """a * b + c, rounded once where the processor can."""
+    return a * b + c
+
+
+@type_callable(fma)
+def _type_fma(context):
+    return lambda a, b, c: a if isinstance(a, Lanes) and {b, c} <= {a, a.dtype} else None
+
+
+def _fmuladd(builder, a, b, c):
+    kind = a.type
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.{suffix(kind)}"
+    )
+    return builder.call(function, [a, b, c])
+
+
+for _b in (Lanes, types.Float):
+    for _c in (Lanes, types.Float):
+
+        @lower_builtin(fma, Lanes, _b, _c)
+        def _lower_fma(context, builder, sig, args):
+            return _fmuladd(builder, *(broadcast(builder, x, args[0].type) for x in args))
+
+
+def larger(a, b):
+    """Maximum in each lane; of b and NaN in a either, of a and NaN in b: a."""
+    return np.maximum(a, b)
+
+
+@type_callable(larger)
+def _type_larger(context):
+    return lambda a, b: a if isinstance(a, Lanes) and a == b else None
+
+
+@lower_builtin(larger, Lanes, Lanes)
+def _lower_larger(context, builder, sig, args):
+    a, b = args
+    return builder.select(builder.fcmp_ordered(">", b, a), b, a)
+
+
+def where_positive(weight, x):
+    """x where the weight is above 0, else the weight: 0, or NaN."""
+    return np.where(weight > 0, x, weight)
+
+
+@type_callable(where_positive)
+def _type_where_positive(context):
+    return lambda weight, x: x if isinstance(x, Lanes) and x == weight else None
+
+
+@lower_builtin(where_positive, Lanes, Lanes)
+def _lower_where_positive(context, builder, sig, args):
+    weight, x = args
+    return builder.select(builder.fcmp_ordered(">", weight, _constant(x.type, 0.0)), x, weight)
 
 
 def largest(x):
@@ -92,8 +189,8 @@ def _lower_power(context, builder, sig, args):
     x, scale = args
     single = scale.type == ir.FloatType()
     mantissa, bias, powers = (23, 127, _SINGLE) if single else (52, 1023, _DOUBLE)
-    lowest = _broadcast(builder, builder.fdiv(ir.Constant(scale.type, float(-bias)), scale), x.type)
-    scale = _broadcast(builder, scale, x.type)
+    lowest = broadcast(builder, builder.fdiv(ir.Constant(scale.type, float(-bias)), scale), x.type)
+    scale = broadcast(builder, scale, x.type)
     x = builder.select(builder.fcmp_ordered("<", x, lowest), lowest, x)  # of NaN: NaN
     # Added to 1.5 * 2**mantissa a number loses its fraction, and its last bits are the whole part: here the biased
     # exponent, which stands in its place after a shift. At the lower bound that is 0, and so is the result.

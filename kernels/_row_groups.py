@@ -11,21 +11,8 @@ import numpy as np
 
 from ._jit import jit
 from ._lanemath import power, total
-from ._lanes import (
-    BUFFER,
-    at,
-    is_half,
-    length,
-    load,
-    load_part,
-    narrow,
-    put,
-    row_of,
-    splat,
-    store,
-    store_part,
-    width,
-)
+from ._lanes import load, load_part, splat, store, store_part, width
+from ._row import BUFFER, at, is_half, length, narrow, put, row_of
 from ._rows import BLOCK, LN2, NO_TOP, block_mass, block_top, normalizer, write_token_gradient
 from ._veclog import log
 from ._vecmath import wide

@@ -14,23 +14,9 @@ import math
 import numpy as np
 
 from ._jit import jit
-from ._lanemath import largest, power, total
-from ._lanes import (
-    at,
-    fma,
-    larger,
-    length,
-    load,
-    load_part,
-    narrow,
-    prefetch,
-    put,
-    splat,
-    store,
-    store_part,
-    where_positive,
-    width,
-)
+from ._lanemath import fma, larger, largest, power, total, where_positive
+from ._lanes import load, load_part, prefetch, splat, store, store_part, width
+from ._row import at, length, narrow, put
 from ._veclog import log
 from ._vecmath import wide
 

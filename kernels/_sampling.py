@@ -15,7 +15,8 @@ import numpy as np
 from ._check import Array, sums
 from ._jit import jit
 from ._lanemath import power
-from ._lanes import as_row, length, load, load_part, narrow, store, store_part, width
+from ._lanes import load, load_part, store, store_part, width
+from ._row import as_row, length, narrow
 from ._rows import BLOCK, NO_TOP, block_mass, block_top
 from ._vecmath import plus
 

@@ -14,7 +14,7 @@ Shapes: prompts (B, P), responses and mask (B, T), w_prompt (rows, V), w_prev (V
 from __future__ import annotations
 
 from ._jit import jit
-from ._lanes import as_row, narrow
+from ._row import as_row, narrow
 from ._rows import LOG2E, logprob, normalizer
 from ._sampling import draw
 from ._sampling import sample_scratch as sample_scratch

@@ -12,7 +12,8 @@ import pytest
 
 from kernels._jit import jit
 from kernels._lanemath import largest, power, total
-from kernels._lanes import at, length, load, load_part, narrow, put, row_of, splat, store, store_part, width
+from kernels._lanes import load, load_part, splat, store, store_part, width
+from kernels._row import at, length, narrow, put, row_of
 from kernels._rows import BLOCK, LOG2E, NO_TOP, block_top
 
 JIT = not numba.config.DISABLE_JIT
