@@ -59,19 +59,23 @@ def _gae_row(rewards, values, mask, gamma, decay, advantages, returns):
         returns[last] = following
         following = values[last] if mask[last] > zero else following
     for t in range(T):  # the one-step error, and what the next advantage is multiplied by
-        delta = rewards[t] + gamma * returns[t] - values[t]
-        advantages[t] = delta if mask[t] > zero else zero
-        returns[t] = decay if mask[t] > zero else one
+        on = mask[t] > zero
+        reward = rewards[t] if on else zero
+        value = values[t] if on else zero
+        delta = reward + gamma * returns[t] - value
+        advantages[t] = delta if on else zero
+        returns[t] = decay if on else one
     carried = zero
     for i in range(T):
         last = np.uint64(T - 1 - i)
         carried = advantages[last] + returns[last] * carried
         advantages[last] = carried
     for t in range(T):
+        on = mask[t] > zero
         advantage = advantages[t]
-        gain = advantage + values[t]
-        returns[t] = gain if mask[t] > zero else zero
-        advantages[t] = advantage if mask[t] > zero else zero
+        gain = advantage + (values[t] if on else zero)
+        returns[t] = gain if on else zero
+        advantages[t] = advantage if on else zero
 
 
 @jit
@@ -130,8 +134,7 @@ def _moments(x, mask, pivot):
     count, total, squares = np.float64(0.0), np.float64(0.0), np.float64(0.0)
     for t in range(x.shape[0]):
         weight = _checked(mask[t])
-        change = x[t] - pivot
-        change = wide(change if mask[t] > zero else zero)
+        change = wide((x[t] if mask[t] > zero else mask[t]) - pivot)
         weighted = wide(weight) * change
         count, total, squares = plus(count, weight), plus(total, weighted), plus(squares, weighted * change)
     return count, total, squares
@@ -143,7 +146,7 @@ def _white(x, mask, pivot, centre, scale, offset, out):
     zero = x.dtype.type(0.0)
     for t in range(x.shape[0]):
         weight = mask[t]
-        white = weight * (((x[t] - pivot) - centre) * scale + offset)
+        white = weight * ((((x[t] if weight > zero else weight) - pivot) - centre) * scale + offset)
         out[t] = white if weight > zero else zero
 
 
@@ -184,10 +187,8 @@ def _ppo_token(logprob, old_logprob, advantage, weight, lower, upper):
     """
     zero = type(weight)(0.0)
     on = weight > zero
-    change = logprob - old_logprob
-    change = change if on else weight
-    scaled = weight * advantage
-    scaled = scaled if on else weight
+    change = (logprob if on else weight) - (old_logprob if on else weight)
+    scaled = weight * (advantage if on else weight)
     ratio = exp(change)
     near = lower if ratio < lower else (upper if ratio > upper else ratio)
     gain = scaled * ratio
@@ -246,13 +247,14 @@ def _grpo_token(logprob, old_logprob, ref_logprob, advantage, weight, lower, upp
     """
     zero = type(weight)(0.0)
     value, slope, clipped, _ = _ppo_token(logprob, old_logprob, advantage, weight, lower, upper)
-    change = ref_logprob - logprob
-    change = change if weight > zero else weight
+    on = weight > zero
+    change = (ref_logprob if on else weight) - (logprob if on else weight)
     rest = exp_remainder(change)
     kl = weight * rest
-    pull = beta * (weight * (rest + change))  # e**change - 1
-    cost = beta * kl
-    cost, pull = (cost, pull) if beta > 0.0 else (zero, zero)
+    matters = beta > 0.0
+    cost = beta * (kl if matters else zero)
+    lean = rest + change  # e**change - 1
+    pull = beta * (weight * (lean if matters else zero))
     return value - cost, slope + pull, clipped, kl
 
 

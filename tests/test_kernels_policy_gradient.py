@@ -108,7 +108,7 @@ def test_a_wrong_mask_is_named(weight):
         lambda: g.gae(row, row, mask, 0.9, 0.9),
     )
     for call in calls:
-        with pytest.raises(ValueError, match=r"^mask: "):
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"^mask: "):
             call()
 
 
