@@ -12,12 +12,7 @@ import numpy as np
 
 from ._jit import jit
 from ._veclog import log, log1p
-from ._vecmath import BLOCK, FUSED, add, exp, vector_loops
-
-fused = jit(fastmath=FUSED)
-inlined = jit(
-    fastmath=FUSED, forceinline=True
-)  # too large for LLVM to do it by itself, and loops would not pack
+from ._vecmath import BLOCK, add, exp, fused, inlined, vector_loops
 
 
 @inlined

@@ -16,14 +16,18 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import extending, types
 
-__all__ = ["BLOCK", "FUSED", "add", "exp", "larger", "plus", "vector_loops", "wide"]
+from ._jit import jit
+
+__all__ = ["BLOCK", "add", "exp", "fused", "inlined", "larger", "plus", "vector_loops", "wide"]
 
 # So many numbers are added up in their own type, by `add`, and the sums of such blocks in float64. A loop that adds in
 # float64 from the start would compute everything else in half as many lanes as well.
 BLOCK = 2048
 
-# Lets LLVM round a * b + c once instead of twice; NaN and infinity keep their meaning. `@jit(fastmath=FUSED)`
-FUSED = frozenset({"contract"})
+# `@fused` lets LLVM round a * b + c once instead of twice; NaN and infinity keep their meaning. `@inlined` is for what
+# a loop calls: by itself LLVM inlines only small functions, and a loop with a call does not pack.
+fused = jit(fastmath={"contract"})
+inlined = jit(fastmath={"contract"}, forceinline=True)
 
 intrinsic: Any = extending.intrinsic  # its own annotations leave out what Numba passes by itself
 

@@ -12,12 +12,12 @@ from . import _check
 from ._alike import flat
 from ._check import Array
 from ._jit import jit
-from ._vecmath import FUSED, plus, vector_loops, wide
+from ._vecmath import fused, plus, vector_loops, wide
 
 __all__ = ["adamw", "adamw_jit", "global_norm", "global_norm_jit"]
 
 
-@jit(fastmath=FUSED)
+@fused
 def adamw_jit(grads, step, learning_rate, beta1, beta2, eps, weight_decay, params, m, v):
     """Changes params, m, v (N,). Scalar factors are made in float64 first: 1 - .999 is not exact in float32."""
     vector_loops()

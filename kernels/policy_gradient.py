@@ -13,20 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
-from ._alike import alike, flat
-from ._check import Array
-from ._policy_gradient import (
+from ._advantages import (
     gae_jit,
     group_advantages_jit,
-    grpo_jit,
     k1_jit,
     k2_jit,
     k3_jit,
-    ppo_clip_jit,
     rloo_advantages_jit,
-    value_clip_jit,
     whiten_jit,
 )
+from ._alike import alike, flat
+from ._check import Array
+from ._policy_gradient import grpo_jit, ppo_clip_jit, value_clip_jit
 
 __all__ = [
     "GAE",
