@@ -1,4 +1,4 @@
-"""The only file that spells a Numba option: `jit`, `jit_rows`, `REASSOC`, and the cache of machine code.
+"""The only file that spells a Numba option: `jit`, `REASSOC`, and the cache of machine code.
 
 Numba stamps a cached function with its own source file. A helper from another file is not in that stamp, so
 after an upgrade the callers of a changed helper would silently go on with the old machine code. Here folder
@@ -21,7 +21,7 @@ from typing import Any
 import numba
 from numba.core import caching as _caching
 
-__all__ = ["REASSOC", "jit", "jit_rows"]
+__all__ = ["REASSOC", "jit"]
 
 caching: Any = _caching  # has no types of its own
 PACKAGE = Path(__file__).resolve().parent
@@ -148,8 +148,3 @@ def jit(function: Any = None, **options: Any) -> Any:
     if "fastmath" in options:
         options["fastmath"] = set(options["fastmath"])
     return _with_cache(numba.njit(error_model="numpy", nogil=True, **options)(function))
-
-
-# For loops over independent rows only, where a benchmark shows a gain: a float reduction over `prange` would
-# depend on the number of threads.
-jit_rows = partial(jit, parallel=True)

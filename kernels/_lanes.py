@@ -79,7 +79,9 @@ def broadcast(builder, value, kind):
         return value
     empty = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(empty, value, _I32(0))
-    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(_I32, kind.count), [_I32(0)] * kind.count))
+    return builder.shuffle_vector(
+        first, empty, ir.Constant(ir.VectorType(_I32, kind.count), [_I32(0)] * kind.count)
+    )
 
 
 def width(row):

@@ -360,7 +360,7 @@ def dpo_from_logits(
     >>> x = [[[0.0, 0.0]]]
     >>> result = dpo_from_logits(x, x, [[1]], [[0]], [-0.6931], [-0.6931], beta=0.1)
     >>> round(result.loss, 4), result.d_chosen_logits, result.d_rejected_logits
-    (0.6931, array([[[ 0.025, -0.025]]]), array([[[-0.025,  0.025]]]))
+    (0.6931, array([[[ 0.025, -0.025]]]), array([[[ 0.025, -0.025]]]))
     """
     x, y = _batch.logits(("chosen_logits", "rejected_logits"), chosen_logits, rejected_logits)
     chosen = read_tokens(x, chosen_tokens, chosen_mask, ignore_index, "chosen_")

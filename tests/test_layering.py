@@ -199,7 +199,7 @@ def shared_code(tree: ast.AST) -> Iterator[tuple[int, str]]:
             and not (node.module or "").startswith("reference")
         ):
             for alias in node.names:
-                if not alias.name[0].isupper():
+                if not (alias.name[0].isupper() or alias.name.startswith("reference")):
                     yield node.lineno, f"shares {alias.name} with what it checks"
 
 
@@ -214,7 +214,7 @@ def call_problems(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
         if (speaks or (last in {"print", "print_json"} and name != last)) and module not in PRINTS_OR_EXITS:
             yield node.lineno, f"uses {name}; only {', '.join(PRINTS_OR_EXITS)} prints or exits"
         if (last in NUMBA_DECORATORS or name == "numba.jit") and module != JIT:
-            yield node.lineno, f"spells {name}; {JIT} has `jit` and `jit_rows`"
+            yield node.lineno, f"spells {name}; {JIT} has `jit`"
         if last in {"import_module", "__import__"} and module not in IMPORTS_BY_NAME:
             yield node.lineno, "imports by a computed name"
         if (
@@ -224,7 +224,7 @@ def call_problems(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
         ):
             for alias in node.names:
                 if alias.name in NUMBA_DECORATORS | {"jit"}:
-                    yield node.lineno, f"imports numba's {alias.name}; {JIT} has `jit` and `jit_rows`"
+                    yield node.lineno, f"imports numba's {alias.name}; {JIT} has `jit`"
 
 
 def dotted(node: ast.AST) -> str:
