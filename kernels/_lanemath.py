@@ -82,7 +82,7 @@ for _b in (Lanes, types.Float):
 
 def larger(a, b):
     """Maximum in each lane; of b and NaN in a either, of a and NaN in b: a."""
-    return np.maximum(a, b)
+    return np.where(b > a, b, a)
 
 
 @type_callable(larger)
@@ -157,10 +157,10 @@ def _lower_total(context, builder, sig, args):
 
 
 def power(x, scale):
-    """2**(x scale) of x scale up to 127 (float32) or 1023 (float64); 0 below -126.5 or -1022.5.
+    """2**(x scale) of x scale up to 127 (float32) or 1023 (float64); 0 from -126.5 or -1022.5 down.
 
-    To 2 units in the last place of the result, for scale is exact here. NaN stays, and minus infinity gives 0. What
-    lies above comes out wrong: exponents here are of numbers divided by the largest.
+    To 2.2 units in the last place of the result (float64: 1), for scale is exact here. NaN stays, and minus infinity
+    gives 0. What lies above comes out wrong: exponents here are of numbers divided by the largest.
     """
     return np.exp2(x * scale)
 

@@ -29,19 +29,15 @@ NO_TOP = -1e38
 
 @jit
 def block_top(row, start, stop, top):
-    """The larger of `top` and the largest of row[start:stop]."""
-    lowest = narrow(-np.inf, row)
+    """The larger of `top` and the largest of row[start:stop]; NaN is passed over."""
+    lanes = splat(top, row)
     v = start
-    if start + width(row) <= stop:
-        lanes = splat(top, row)
-        while v + width(row) <= stop:
-            lanes = larger(lanes, load(row, v))
-            v += width(row)
-        top = largest(lanes)
+    while v + width(row) <= stop:
+        lanes = larger(lanes, load(row, v))
+        v += width(row)
     if v < stop:
-        part = largest(load_part(row, v, stop, lowest))
-        top = part if part > top else top
-    return top
+        lanes = larger(lanes, load_part(row, v, stop, narrow(-np.inf, row)))
+    return largest(lanes)
 
 
 @jit
