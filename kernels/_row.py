@@ -104,7 +104,7 @@ def _lower_as_row(context, builder, sig, args):
 
 def buffer(x, kind):
     """A row of `BUFFER` numbers on the stack, of the kind `kind` is, to be written before it is read."""
-    return np.empty(BUFFER, object if x.dtype.kind == "O" else type(kind))
+    return np.ones(BUFFER, object if x.dtype.kind == "O" else type(kind))
 
 
 @type_callable(buffer)
