@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import kernel_cases as table
+import numba
 import numpy as np
 import pytest
 from differences import assert_gradient
@@ -14,6 +15,10 @@ from kernels import reference
 from kernels._rows import BLOCK
 
 RNG = np.random.default_rng
+# Without the JIT NumPy says so when it meets infinities and NaN.
+pytestmark = [pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")] * bool(
+    numba.config.DISABLE_JIT
+)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (3, 5)])
@@ -59,7 +64,7 @@ def test_large_logits(dtype, size):
     assert np.isfinite(logp).all()
     np.testing.assert_allclose(np.exp(logp.astype(float)).sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(c.entropy(x), [0, np.log(3)], atol=1e-6)
-    assert np.isfinite(c.kl_divergence(x, x[::-1])).all()
+    assert np.isfinite(c.kl_divergence(x, x[::-1].copy())).all()
 
 
 def test_nan_stays():
@@ -182,7 +187,6 @@ def test_nan_and_infinity_in_any_block_stay(V, dtype, bad):
                 c.sample(z, [0.3])
 
 
-@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero):RuntimeWarning")
 @BLOCKS
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_only_the_policy_can_say(V, dtype):
@@ -200,7 +204,6 @@ def test_what_only_the_policy_can_say(V, dtype):
             assert np.isfinite(c.kl_divergence_backward(z, r, [1.0])).all()
 
 
-@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero):RuntimeWarning")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("V", [3, BLOCK + 9])
 def test_rows_without_any_probability(V, dtype):
@@ -260,7 +263,6 @@ WRONG = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize(("function", "arguments", "parameter", "error"), WRONG)
 def test_wrong_input_is_named(function, arguments, parameter, error):
     with pytest.raises(error, match=f"^{parameter}: "):
