@@ -277,15 +277,6 @@ def test_nothing_leaks(case):
     assert after.alloc - before.alloc == after.free - before.free
 
 
-@pytest.mark.skipif(not JIT, reason="nothing is compiled")
-def test_one_compilation_a_dtype():
-    table.values()
-    for name, function in table.jitted().items():
-        # Read-only arrays are types of their own; nothing but a caller's own read-only input makes them.
-        usual = {s for s in function.signatures if all(getattr(t, "mutable", True) for t in s)}
-        assert len(usual) <= 2, f"{name}: {usual}"
-
-
 def test_only_one_file_spells_numba_options():
     for path in PACKAGE.glob("*.py"):
         if path.name != "_jit.py":

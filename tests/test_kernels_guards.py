@@ -183,14 +183,18 @@ def optimised(dispatcher, signature):
 
 
 def innermost_loops(code):
-    """The lines of each loop that has no other inside it, nor in a function that it calls."""
+    """The lines of each loop that has no other inside it, nor in a function that it calls.
+
+    Which functions are inlined is LLVM's choice; what one that is compiled elsewhere does is not to be seen here.
+    """
     loops = {
         CALLEE.search(function)[1]: list(own_loops(function))
         for function in re.findall(r"^define .*?^}", code, re.DOTALL | re.MULTILINE)
     }
     for lines in (lines for own in loops.values() for lines in own):
         called = {match[1] for line in lines if " call " in line and (match := CALLEE.search(line))}
-        if not any(loops.get(name) for name in called):
+        elsewhere = any(name.startswith("_ZN") and name not in loops for name in called)
+        if not elsewhere and not any(loops.get(name) for name in called):
             yield lines
 
 
@@ -199,15 +203,31 @@ def own_loops(function):
     entry, *rest = LABEL.split(function)
     blocks = {"": entry, **dict(zip(rest[::2], rest[1::2], strict=True))}
     order = {label: i for i, label in enumerate(blocks)}
-    before = defaultdict(set)
-    for label, body in blocks.items():
-        for target in TARGET.findall(body):
+    before, after = defaultdict(set), {label: set(TARGET.findall(body)) for label, body in blocks.items()}
+    for label, targets in after.items():
+        for target in targets:
             before[target].add(label)
-    edges = [(head, tail) for head, tails in before.items() for tail in tails if order[head] <= order[tail]]
+    edges = [
+        (head, tail)
+        for head, tails in before.items()
+        for tail in tails
+        if order[head] <= order[tail] and tail in reached(head, after)  # blocks stand in any order
+    ]
     loops = [natural_loop(head, tail, before) for head, tail in edges]
     for loop in loops:
         if "" not in loop and not any(other < loop for other in loops):
             yield [line for label in loop for line in blocks[label].splitlines()]
+
+
+def reached(block, after):
+    """The blocks that can follow, itself among them."""
+    found, waiting = set(), [block]
+    while waiting:
+        block = waiting.pop()
+        if block not in found:
+            found.add(block)
+            waiting += after.get(block, ())
+    return found
 
 
 def natural_loop(head, tail, before):
