@@ -260,20 +260,10 @@ def unpacked_loops(code):
 
 
 # Kernels whose hot loops are not packed, and why; a new kernel belongs here only with a reason.
-LIBRARY = "the C library's exponential and logarithm"
 UNPACKED = {
-    "log_sigmoid_jit": LIBRARY,
-    "bradley_terry_jit": LIBRARY,
-    "noisy_bradley_terry_jit": LIBRARY,
-    "plackett_luce_jit": LIBRARY,
-    "dpo_jit": LIBRARY,
-    "k3_jit": LIBRARY,
-    "ipo_jit": "sums in order",
-    "hinge_jit": "sums in order",
-    "value_clip_jit": "sums in order",
+    "plackett_luce_jit": "the C library's exponential and logarithm",
     "group_advantages_jit": "sums in order, over few members",
     "rloo_advantages_jit": "sums in order, over few members",
-    "gae_jit": "each step needs the next one's result",
 }
 KERNELS = sorted(table.jitted())
 X86 = pytest.mark.skipif(
