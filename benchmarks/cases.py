@@ -1,7 +1,6 @@
 """The table of cases: which kernels are timed, on which arguments, and what the right answer is.
 
-`bench_kernels.py`, `bench_peers.py` and `table.py` all read `CASES`; there is no second list. A case whose kernel this
-checkout does not have is left out.
+`bench_kernels.py`, `bench_peers.py` and `table.py` all read `CASES`; there is no second list.
 """
 
 from __future__ import annotations
@@ -15,12 +14,7 @@ import numpy as np
 
 from benchmarks import exact, inputs
 from benchmarks.inputs import Arguments
-from kernels import categorical, optim, policy_gradient, preference, reference
-
-try:
-    from kernels import from_logits  # type: ignore[attr-defined]
-except ImportError:
-    from_logits = None
+from kernels import categorical, from_logits, optim, policy_gradient, preference, reference
 
 Shape = tuple[int, ...]
 Prepare = Callable[..., Callable[[], Any]]
@@ -82,8 +76,6 @@ def _forward_backward(forward: Any, backward: Any, inputs: int) -> dict[str, Pre
 
 
 def _losses() -> list[Case]:
-    if from_logits is None:
-        return []
     return [
         Case("sft_from_logits", LOGITS, inputs.sft, into(from_logits.sft_from_logits, field=1), exact.sft),
         Case("ppo_from_logits", LOGITS, inputs.ppo, into(from_logits.ppo_from_logits, field=1), exact.ppo),
@@ -192,7 +184,7 @@ CASES = {case.name: case for case in _all()}
 
 def threaded() -> list[str]:
     """Cases of one kernel over the vocabulary that takes `threads`."""
-    functions = {**vars(categorical), **(vars(from_logits) if from_logits else {})}
+    functions = {**vars(categorical), **vars(from_logits)}
     named = {
         name: functions[name] for name, case in CASES.items() if case.over_vocabulary and name in functions
     }
