@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -120,26 +119,34 @@ def test_a_kernel_faster_than_reading_meets_no_goal() -> None:
     assert "could not measure" in judged[0].reached
 
 
-def test_a_side_waits_for_what_its_neighbour_left_running() -> None:
+def test_a_side_waits_for_what_its_neighbour_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that returns while a thread of its own works on must not slow whoever comes next."""
-    seen: list[bool] = []
-    threads: list[threading.Thread] = []
+    left, used = [0.0], [0.0]  # seconds of work that goes on in the background, and of processor time
 
-    def work_on() -> None:
-        end = time.perf_counter() + 0.05
-        while time.perf_counter() < end:
-            pass
+    def wait(seconds: float) -> None:
+        done = min(left[0], seconds)
+        left[0] -= done
+        used[0] += done
 
     def leaves_work() -> None:
-        threads.append(threading.Thread(target=work_on))
-        threads[-1].start()
+        left[0] = 0.05
 
-    def victim() -> None:
-        seen.append(any(thread.is_alive() for thread in threads))
-        time.sleep(0.06)
+    seen: list[float] = []
+    monkeypatch.setattr(measure, "sleep", wait)
+    monkeypatch.setattr(measure, "process_time", lambda: used[0])
+    monkeypatch.setattr(measure, "_loops", lambda call: 1)
+    measure.interleave({"leaves work": leaves_work, "victim": lambda: seen.append(left[0])}, seconds=0.0)
+    assert seen == [0.0] * 5
+    assert used[0] > 0.1
 
-    measure.interleave({"leaves work": leaves_work, "victim": victim}, seconds=0.0)
-    assert not any(seen[-5:])
+
+def test_one_quiet_look_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread with work to do may have been kept waiting for the length of one look."""
+    looks = iter([0.0, 0.0, 0.0, 2e-3, 2e-3, 2e-3, 2e-3, 2e-3])
+    monkeypatch.setattr(measure, "sleep", lambda seconds: None)
+    monkeypatch.setattr(measure, "process_time", lambda: next(looks))
+    measure._settle()
+    assert next(looks, None) is None
 
 
 def test_the_worst_size_decides() -> None:
