@@ -11,29 +11,42 @@ import numpy as np
 
 from ._jit import jit
 from ._row import at, buffer, narrow, row_of
-from ._row_groups import group_size, inside, normalizers, read_chosen, weigh_rows, write_gradient
+from ._row_groups import (
+    group_size,
+    inside,
+    normalizers,
+    read_rows,
+    weigh_rows,
+    write_gaps,
+    write_gradient,
+    write_logs,
+    write_moments,
+)
 from ._rows import (
     LOG2E,
-    divergence,
+    divergence_of,
     entropy_of,
     logprob,
-    normalizer,
     write_divergence_gradient,
     write_entropy_gradient,
     write_logprobs,
 )
 from ._sampling import draw
-from ._veclog import log
 from ._vecmath import wide
 
 
 @jit
 def log_softmax_jit(logits, out):
     """Writes out (N, V)."""
-    scale = narrow(LOG2E, logits)
-    for n in range(logits.shape[0]):
-        top, mass = normalizer(row_of(logits, n), scale)
-        write_logprobs(row_of(logits, n), top, mass, row_of(out, n))
+    N, V = logits.shape
+    scale, group, every = narrow(LOG2E, logits), group_size(V), logits[:0, 0]
+    tops, masses, logs = buffer(logits, scale), buffer(logits, 0.0), buffer(logits, 0.0)
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        normalizers(logits, every, first, count, scale, tops, masses)
+        write_logs(masses, count, logs)
+        for g in range(count):
+            write_logprobs(row_of(logits, first + g), at(tops, g), at(logs, g), row_of(out, first + g))
 
 
 @jit
@@ -41,31 +54,39 @@ def token_logprobs_jit(logits, tokens, out):
     """Writes out (N,). Returns how many tokens are outside the vocabulary; their entries mean nothing."""
     N, V = logits.shape
     scale, group, every = narrow(LOG2E, logits), group_size(V), out[:0]
-    chosen, tops, masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
+    chosen, tops = buffer(logits, scale), buffer(logits, scale)
+    masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
-        outside += read_chosen(logits, tokens, every, first, count, chosen)
-        normalizers(logits, every, first, count, scale, tops, masses)
+        outside += read_rows(logits, tokens, every, first, count, scale, chosen, tops, masses)
+        write_logs(masses, count, logs)
         for g in range(count):
-            out[first + g] = logprob(at(chosen, g), scale, at(tops, g), log(at(masses, g)))
+            out[first + g] = logprob(at(chosen, g), scale, at(tops, g), at(logs, g))
     return outside
 
 
 @jit
-def token_logprobs_backward_jit(logits, tokens, d_logprobs, out):
-    """Writes out (N, V). Returns how many tokens are outside the vocabulary; their rows mean nothing."""
+def token_logprobs_backward_jit(logits, tokens, d_logprobs, out, forward=None):
+    """Writes out (N, V) and, if it is given, forward (N,).
+
+    Returns how many tokens are outside the vocabulary; their rows mean nothing.
+    """
     N, V = logits.shape
     scale, group, every = narrow(LOG2E, logits), group_size(V), d_logprobs[:0]
-    tops, masses = buffer(logits, scale), buffer(logits, 0.0)
+    chosen, tops = buffer(logits, scale), buffer(logits, scale)
+    masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
-        weigh_rows(logits, every, first, count, scale, tops, masses, out)
+        outside += weigh_rows(logits, tokens, every, first, count, scale, chosen, tops, masses, out)
+        if forward is not None:
+            write_logs(masses, count, logs)
+            for g in range(count):
+                forward[first + g] = logprob(at(chosen, g), scale, at(tops, g), at(logs, g))
         for g in range(count):
             n = first + g
             token, slope = inside(tokens[n], V), wide(d_logprobs[n])
-            outside += token != tokens[n]
             write_gradient(row_of(logits, n), token, scale, at(tops, g), at(masses, g), slope, row_of(out, n))
     return outside
 
@@ -73,42 +94,94 @@ def token_logprobs_backward_jit(logits, tokens, d_logprobs, out):
 @jit
 def entropy_jit(logits, out):
     """Writes out (N,)."""
-    scale = narrow(LOG2E, logits)
-    for n in range(logits.shape[0]):
-        out[n], _, _ = entropy_of(row_of(logits, n), scale)
+    N, V = logits.shape
+    scale, group, every = narrow(LOG2E, logits), group_size(V), out[:0]
+    tops = buffer(logits, scale)
+    masses, moments, logs = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        write_moments(logits, every, first, count, scale, tops, masses, moments)
+        write_logs(masses, count, logs)
+        for g in range(count):
+            out[first + g] = entropy_of(at(masses, g), at(logs, g), at(moments, g), scale)
 
 
 @jit
-def entropy_backward_jit(logits, d_entropy, out):
-    """Writes out (N, V)."""
-    scale = narrow(LOG2E, logits)
-    for n in range(logits.shape[0]):
-        entropy, top, mass = entropy_of(row_of(logits, n), scale)
-        write_entropy_gradient(
-            row_of(logits, n), scale, entropy, top, mass, wide(d_entropy[n]), row_of(out, n)
-        )
+def entropy_backward_jit(logits, d_entropy, out, forward=None):
+    """Writes out (N, V) and, if it is given, forward (N,)."""
+    N, V = logits.shape
+    scale, group, every = narrow(LOG2E, logits), group_size(V), d_entropy[:0]
+    tops = buffer(logits, scale)
+    masses, moments, logs = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        write_moments(logits, every, first, count, scale, tops, masses, moments)
+        write_logs(masses, count, logs)
+        for g in range(count):
+            n, top, mass, log_mass = first + g, at(tops, g), at(masses, g), at(logs, g)
+            value, slope = entropy_of(mass, log_mass, at(moments, g), scale), wide(d_entropy[n])
+            if forward is not None:
+                forward[n] = value
+            write_entropy_gradient(
+                row_of(logits, n), scale, value, top, mass, log_mass, slope, row_of(out, n)
+            )
 
 
 @jit
 def kl_divergence_jit(logits, ref_logits, out):
     """Writes out (N,)."""
-    zero = np.float64(0.0)
-    scale = narrow(LOG2E, logits)
-    for n in range(logits.shape[0]):
-        value, _, _, _, _ = divergence(row_of(logits, n), row_of(ref_logits, n), scale)
-        out[n] = zero if value < zero else value  # rounding may leave a little below 0; NaN stays
+    N, V = logits.shape
+    scale, group, every = narrow(LOG2E, logits), group_size(V), out[:0]
+    tops, ref_tops = buffer(logits, scale), buffer(logits, scale)
+    masses, ref_masses, gaps = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
+    logs, ref_logs = buffer(logits, 0.0), buffer(logits, 0.0)
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        write_gaps(logits, ref_logits, every, first, count, scale, tops, ref_tops, masses, ref_masses, gaps)
+        write_logs(masses, count, logs)
+        write_logs(ref_masses, count, ref_logs)
+        for g in range(count):
+            value = divergence_of(at(masses, g), at(logs, g), at(ref_logs, g), at(gaps, g), scale)
+            out[first + g] = _at_least_0(value)
 
 
 @jit
-def kl_divergence_backward_jit(logits, ref_logits, d_kl, out):
-    """Writes out (N, V)."""
-    scale = narrow(LOG2E, logits)
-    for n in range(logits.shape[0]):
-        row, ref_row = row_of(logits, n), row_of(ref_logits, n)
-        kl, top, mass, ref_top, ref_mass = divergence(row, ref_row, scale)
-        write_divergence_gradient(
-            row, ref_row, scale, kl, top, mass, ref_top, ref_mass, wide(d_kl[n]), row_of(out, n)
-        )
+def kl_divergence_backward_jit(logits, ref_logits, d_kl, out, forward=None):
+    """Writes out (N, V) and, if it is given, forward (N,)."""
+    N, V = logits.shape
+    scale, group, every = narrow(LOG2E, logits), group_size(V), d_kl[:0]
+    tops, ref_tops = buffer(logits, scale), buffer(logits, scale)
+    masses, ref_masses, gaps = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
+    logs, ref_logs = buffer(logits, 0.0), buffer(logits, 0.0)
+    for first in range(0, N, group):
+        count = min(group, N - first)
+        write_gaps(logits, ref_logits, every, first, count, scale, tops, ref_tops, masses, ref_masses, gaps)
+        write_logs(masses, count, logs)
+        write_logs(ref_masses, count, ref_logs)
+        for g in range(count):
+            n, mass = first + g, at(masses, g)
+            value = divergence_of(mass, at(logs, g), at(ref_logs, g), at(gaps, g), scale)
+            if forward is not None:
+                forward[n] = _at_least_0(value)
+            rise = at(ref_logs, g) - at(logs, g) - value
+            write_divergence_gradient(
+                row_of(logits, n),
+                row_of(ref_logits, n),
+                scale,
+                at(tops, g),
+                at(ref_tops, g),
+                mass,
+                rise,
+                wide(d_kl[n]),
+                row_of(out, n),
+            )
+
+
+@jit
+def _at_least_0(value):
+    """A divergence, which rounding may leave a little below 0; NaN stays."""
+    zero = np.float64(0.0)
+    return zero if value < zero else value
 
 
 @jit

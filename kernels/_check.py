@@ -178,7 +178,12 @@ def whole(name: str, value: Any, low: int) -> int:
 
 
 def output(
-    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any, replaces: bool = False
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *inputs: Any,
+    replaces: bool = False,
+    name: str = "out",
 ) -> Array:
     """`out` if it fits and overlaps no input, or a new array if it is None.
 
@@ -187,18 +192,18 @@ def output(
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out: came as {type(out).__name__}, a NumPy array is needed")
+        raise TypeError(f"{name}: came as {type(out).__name__}, a NumPy array is needed")
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(
-            f"out: came with shape {out.shape} and dtype {out.dtype}, {shape} and {dtype} is needed"
+            f"{name}: came with shape {out.shape} and dtype {out.dtype}, {shape} and {dtype} is needed"
         )
     if not (out.flags.c_contiguous and out.flags.aligned):
-        raise ValueError("out: came with gaps or in another order, C order is needed")
+        raise ValueError(f"{name}: came with gaps or in another order, C order is needed")
     if not out.flags.writeable:
-        raise ValueError("out: came read-only, a writable array is needed")
+        raise ValueError(f"{name}: came read-only, a writable array is needed")
     for array in map(np.asarray, inputs):
         if np.may_share_memory(out, array) and not (replaces and _is_same(out, array)):
-            raise ValueError("out: overlaps an input, memory of its own is needed")
+            raise ValueError(f"{name}: overlaps an input, memory of its own is needed")
     return out
 
 

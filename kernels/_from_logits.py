@@ -14,7 +14,7 @@ from ._jit import jit
 from ._lanes import splat, store, store_part, width
 from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
 from ._row import at, buffer, length, narrow, row_of
-from ._row_groups import group_size, inside, normalizers, read_chosen, weigh_rows, write_gradient, write_logs
+from ._row_groups import group_size, inside, read_rows, weigh_rows, write_gradient, write_logs
 from ._rows import LOG2E, logprob, write_token_gradient
 from ._veclog import log
 from ._vecmath import plus, wide
@@ -69,8 +69,7 @@ def linear_jit(logits, tokens, weights, rate, temperature, logprobs, d_logits):
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
-        outside += read_chosen(logits, tokens, weights, first, count, chosen)
-        weigh_rows(logits, weights, first, count, scale, tops, masses, d_logits)
+        outside += weigh_rows(logits, tokens, weights, first, count, scale, chosen, tops, masses, d_logits)
         write_logs(masses, count, logs)
         for g in range(count):
             n = first + g
@@ -114,8 +113,7 @@ def clipped_jit(
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
-        outside += read_chosen(logits, tokens, weights, first, count, chosen)
-        weigh_rows(logits, weights, first, count, scale, tops, masses, d_logits)
+        outside += weigh_rows(logits, tokens, weights, first, count, scale, chosen, tops, masses, d_logits)
         write_logs(masses, count, logs)
         for g in range(count):
             n = first + g
@@ -146,8 +144,7 @@ def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
-        outside += read_chosen(logits, tokens, weights, first, count, chosen)
-        normalizers(logits, weights, first, count, scale, some_tops, some_masses)
+        outside += read_rows(logits, tokens, weights, first, count, scale, chosen, some_tops, some_masses)
         for g in range(count):
             n = first + g
             logprobs[n] = weights[n] - weights[n]

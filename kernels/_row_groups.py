@@ -13,7 +13,19 @@ from ._jit import jit
 from ._lanemath import power, total
 from ._lanes import load, load_part, splat, store, store_part, width
 from ._row import BUFFER, at, is_half, length, narrow, put, row_of
-from ._rows import BLOCK, LN2, NO_TOP, block_mass, block_top, normalizer, write_token_gradient
+from ._rows import (
+    BLOCK,
+    LN2,
+    NO_TOP,
+    block_gaps,
+    block_mass,
+    block_moments,
+    block_top,
+    gaps_of,
+    moments_of,
+    normalizer,
+    write_token_gradient,
+)
 from ._veclog import log
 from ._vecmath import wide
 
@@ -42,14 +54,65 @@ def normalizers(logits, live, first, count, scale, tops, masses):
 
 
 @jit
+def write_moments(logits, live, first, count, scale, tops, masses, moments):
+    """`normalizers`, and writes moments (count,): `_rows.moments_of`."""
+    V = logits.shape[1]
+    if V > BLOCK:
+        for g in range(count):
+            top, mass, moment = moments_of(row_of(logits, first + g), scale)
+            put(tops, g, top)
+            put(masses, g, mass)
+            put(moments, g, moment)
+        return
+    _write_tops(logits, live, first, count, tops)
+    for g in range(count):
+        mass, moment = block_moments(row_of(logits, first + g), 0, V, scale, at(tops, g))
+        put(masses, g, mass)
+        put(moments, g, moment)
+
+
+@jit
+def write_gaps(logits, ref_logits, live, first, count, scale, tops, ref_tops, masses, ref_masses, gaps):
+    """`normalizers` of both, and writes gaps (count,): `_rows.gaps_of`."""
+    V = logits.shape[1]
+    if V > BLOCK:
+        for g in range(count):
+            row, ref_row = row_of(logits, first + g), row_of(ref_logits, first + g)
+            top, ref_top, mass, ref_mass, gap = gaps_of(row, ref_row, scale)
+            put(tops, g, top)
+            put(ref_tops, g, ref_top)
+            put(masses, g, mass)
+            put(ref_masses, g, ref_mass)
+            put(gaps, g, gap)
+        return
+    _write_tops(logits, live, first, count, tops)
+    _write_tops(ref_logits, live, first, count, ref_tops)
+    for g in range(count):
+        row, ref_row = row_of(logits, first + g), row_of(ref_logits, first + g)
+        mass, ref_mass, gap = block_gaps(row, ref_row, 0, V, scale, at(tops, g), at(ref_tops, g))
+        put(masses, g, mass)
+        put(ref_masses, g, ref_mass)
+        put(gaps, g, gap)
+
+
+@jit
 def inside(token, V):
     """The token, or 0 if it is outside the vocabulary."""
     return token if 0 <= token < V else 0
 
 
 @jit
-def read_chosen(logits, tokens, live, first, count, chosen):
-    """Writes chosen (count,): the logit of each row's token. Returns how many tokens are outside the vocabulary."""
+def read_rows(logits, tokens, live, first, count, scale, chosen, tops, masses):
+    """`normalizers`, and writes chosen (count,): the logit of each row's token.
+
+    That is read last, from the cache. Returns how many tokens are outside the vocabulary.
+    """
+    normalizers(logits, live, first, count, scale, tops, masses)
+    return _read_chosen(logits, tokens, live, first, count, chosen)
+
+
+@jit
+def _read_chosen(logits, tokens, live, first, count, chosen):
     V = logits.shape[1]
     outside = 0
     for g in range(count):
@@ -67,19 +130,17 @@ def keeps_weights(logits, out):
 
 
 @jit
-def weigh_rows(logits, live, first, count, scale, tops, masses, out):
-    """`normalizers` for a gradient to come: writes the weights of short rows into out (N, V)."""
+def weigh_rows(logits, tokens, live, first, count, scale, chosen, tops, masses, out):
+    """`read_rows` for a gradient to come: writes the weights of short rows into out (N, V), which may be the logits."""
     if not keeps_weights(logits, out):
-        normalizers(logits, live, first, count, scale, tops, masses)
-        return
+        return read_rows(logits, tokens, live, first, count, scale, chosen, tops, masses)
     _write_tops(logits, live, first, count, tops)
+    outside = _read_chosen(logits, tokens, live, first, count, chosen)
     for g in range(count):
         if _is_live(live, first + g):
-            put(
-                masses,
-                g,
-                _write_weights(row_of(logits, first + g), scale, at(tops, g), row_of(out, first + g)),
-            )
+            row, weights = row_of(logits, first + g), row_of(out, first + g)
+            put(masses, g, _write_weights(row, scale, at(tops, g), weights))
+    return outside
 
 
 @jit

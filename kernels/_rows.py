@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""One row of logits: its normaliser, entropy and divergence, and the gradients that they lead to.
+"""One row of logits: its normaliser, the sums behind entropy and divergence, and the gradients that they lead to.
 
 A row is read block by block: the second look at a block, for the exponentials, finds it in the first-level cache while
 the next one is on its way. So each row comes from memory once. The weight of an element is 2**((x - top) scale), with
@@ -17,7 +17,6 @@ from ._jit import jit
 from ._lanemath import fma, larger, largest, power, total, where_positive
 from ._lanes import load, load_part, prefetch, splat, store, store_part, width
 from ._row import at, length, narrow, put
-from ._veclog import log
 from ._vecmath import wide
 
 BLOCK = 2048
@@ -80,9 +79,9 @@ def logprob(x, scale, top, log_mass):
 
 
 @jit
-def write_logprobs(row, top, mass, out):
+def write_logprobs(row, top, log_mass, out):
     """Writes out (V,): log-probabilities at temperature 1."""
-    log_mass = narrow(log(mass), row)
+    log_mass = narrow(log_mass, row)
     V = length(row)
     v = 0
     while v + width(row) <= V:
@@ -111,7 +110,7 @@ def write_token_gradient(row, token, scale, top, mass, slope, out):
 
 
 @jit
-def _moments(row, start, stop, scale, top):
+def block_moments(row, start, stop, scale, top):
     """(sum w, sum w (x - top)) over the weights w of row[start:stop]."""
     nothing = narrow(NO_TOP, row)  # of weight 0, and finite: 0 log 0 = 0
     mass = np.float64(0.0)
@@ -139,8 +138,8 @@ def _moments(row, start, stop, scale, top):
 
 
 @jit
-def entropy_of(row, scale):
-    """(entropy in nats, top, mass)."""
+def moments_of(row, scale):
+    """(top, mass, moment): what `entropy_of` takes; the moment is the sum of w (x - top)."""
     V = length(row)
     top = narrow(NO_TOP, row)
     mass = np.float64(0.0)
@@ -149,20 +148,26 @@ def entropy_of(row, scale):
         stop = min(start + BLOCK, V)
         before = top
         top = block_top(row, start, stop, before)
-        here, here_moment = _moments(row, start, stop, scale, top)
+        here, here_moment = block_moments(row, start, stop, scale, top)
         if start > 0:
             keep = power(before - top, scale)
             here_moment = (moment + (wide(before) - wide(top)) * mass) * keep + here_moment
             here = mass * keep + here
         mass, moment = here, here_moment
-    return log(mass) - moment / mass * (wide(scale) * LN2), top, mass
+    return top, mass, moment
 
 
 @jit
-def write_entropy_gradient(row, scale, entropy, top, mass, slope, out):
+def entropy_of(mass, log_mass, moment, scale):
+    """In nats."""
+    return log_mass - moment / mass * (wide(scale) * LN2)
+
+
+@jit
+def write_entropy_gradient(row, scale, entropy, top, mass, log_mass, slope, out):
     """Writes out (V,): slope times the gradient of the entropy, -p (log p + H) / temperature."""
     unit = wide(scale) * LN2
-    rate, rise = narrow(unit, row), narrow(entropy - log(mass), row)
+    rate, rise = narrow(unit, row), narrow(entropy - log_mass, row)
     factor = narrow(-(slope * unit / mass), row)
     floor = splat(narrow(NO_TOP, row), row)
     V = length(row)
@@ -177,7 +182,7 @@ def write_entropy_gradient(row, scale, entropy, top, mass, slope, out):
 
 
 @jit
-def _divergences(row, ref_row, start, stop, scale, top, ref_top):
+def block_gaps(row, ref_row, start, stop, scale, top, ref_top):
     """(sum w, sum w', sum w ((x - top) - (x' - ref_top))) over row[start:stop] and the same of ref_row."""
     mass = np.float64(0.0)
     ref_mass = np.float64(0.0)
@@ -211,37 +216,45 @@ def _divergences(row, ref_row, start, stop, scale, top, ref_top):
 
 
 @jit
-def divergence(row, ref_row, scale):
-    """(KL in nats, top, mass, ref_top, ref_mass)."""
+def gaps_of(row, ref_row, scale):
+    """(top, ref_top, mass, ref_mass, gap): what `divergence_of` takes; the gap is the sum of w (log w - log w')."""
     V = length(row)
     top = narrow(NO_TOP, row)
     ref_top = narrow(NO_TOP, row)
     mass = np.float64(0.0)
     ref_mass = np.float64(0.0)
-    moment = np.float64(0.0)
+    gap = np.float64(0.0)
     for start in range(0, V, BLOCK):
         stop = min(start + BLOCK, V)
         before, ref_before = top, ref_top
         top = block_top(row, start, stop, before)
         ref_top = block_top(ref_row, start, stop, ref_before)
-        here, ref_here, gap = _divergences(row, ref_row, start, stop, scale, top, ref_top)
+        here, ref_here, here_gap = block_gaps(row, ref_row, start, stop, scale, top, ref_top)
         if start > 0:
             keep = power(before - top, scale)
             moved = (wide(before) - wide(top)) - (wide(ref_before) - wide(ref_top))
-            kept = (moment + moved * mass) * keep  # NaN if infinite elements are left with weight 0
-            gap = (kept if keep > 0 else keep) + gap
+            kept = (gap + moved * mass) * keep  # NaN if infinite elements are left with weight 0
+            here_gap = (kept if keep > 0 else keep) + here_gap
             here = mass * keep + here
             ref_here = ref_mass * power(ref_before - ref_top, scale) + ref_here
-        mass, ref_mass, moment = here, ref_here, gap
-    kl = moment / mass * (wide(scale) * LN2) - log(mass) + log(ref_mass)
-    return kl, top, mass, ref_top, ref_mass
+        mass, ref_mass, gap = here, ref_here, here_gap
+    return top, ref_top, mass, ref_mass, gap
 
 
 @jit
-def write_divergence_gradient(row, ref_row, scale, kl, top, mass, ref_top, ref_mass, slope, out):
-    """Writes out (V,): slope times the gradient of the divergence, p (log p - log q - KL) / temperature."""
+def divergence_of(mass, log_mass, log_ref_mass, gap, scale):
+    """In nats; rounding may leave it a little below 0."""
+    return gap / mass * (wide(scale) * LN2) - log_mass + log_ref_mass
+
+
+@jit
+def write_divergence_gradient(row, ref_row, scale, top, ref_top, mass, rise, slope, out):
+    """Writes out (V,): slope times the gradient of the divergence, p (log p - log q - KL) / temperature.
+
+    `rise` is what log p - log q - KL has beside the difference of the weights' logarithms.
+    """
     unit = wide(scale) * LN2
-    rate, rise = narrow(unit, row), narrow(log(ref_mass) - log(mass) - kl, row)
+    rate, rise = narrow(unit, row), narrow(rise, row)
     factor = narrow(slope * unit / mass, row)
     V = length(row)
     v = 0

@@ -8,7 +8,7 @@ must not have gaps, or a copy is made. Other arguments follow the logits' precis
 Each function takes `out`, an array for the result, and `threads`, among which rows are shared out; any number of them
 gives the same bits. `out` must not overlap an input, but a result of the logits' own shape may take their place
 (``out=logits``); of half precision it may have their type. The `_jit` forms take (N, V) arrays, half precision as int16
-and uint16, check nothing, and write their last argument.
+and uint16, check nothing, and write `out`.
 """
 
 from __future__ import annotations
@@ -88,6 +88,11 @@ def _slopes(name: str, value: Any, x: Array) -> Array:
     return array
 
 
+def _forward(forward: Any, d: Array, *others: Any) -> tuple[Array, ...]:
+    """What a backward pass writes beside the gradient: one number a row, as `d` has, or nothing."""
+    return () if forward is None else (_check.output(forward, d.shape, d.dtype, *others, name="forward"),)
+
+
 def _tokens(tokens: Any, x: Array) -> Array:
     array = _check.integers("tokens", tokens)
     _check.shape_is("tokens", array, x.shape[:-1], _LEADING)
@@ -136,7 +141,13 @@ def token_logprobs(logits: Any, tokens: Any, out: Array | None = None, *, thread
 
 
 def token_logprobs_backward(
-    logits: Any, tokens: Any, d_logprobs: Any, out: Array | None = None, *, threads: int = 1
+    logits: Any,
+    tokens: Any,
+    d_logprobs: Any,
+    out: Array | None = None,
+    *,
+    forward: Array | None = None,
+    threads: int = 1,
 ) -> Array:
     """Gradient with respect to the logits: ``d_logprobs * (1[v = token] - softmax(logits)[v])``.
 
@@ -147,6 +158,8 @@ def token_logprobs_backward(
     d_logprobs : array_like, (...)
         Gradient with respect to the result of `token_logprobs`; 0 at padding.
     out : ndarray, (..., V), optional
+    forward : ndarray, (...), optional
+        Receives the result of `token_logprobs`, which the same pass over the row has.
     threads : int
 
     Returns
@@ -168,7 +181,8 @@ def token_logprobs_backward(
     t = _tokens(tokens, x)
     d = _slopes("d_logprobs", d_logprobs, x)
     result, written = _batch.gradient(out, x, logits, tokens, d_logprobs)
-    _inside(_batch.over_rows(token_logprobs_backward_jit, threads, x, t, d, written), t, x.shape[-1])
+    more = _forward(forward, d, logits, tokens, d_logprobs, result)
+    _inside(_batch.over_rows(token_logprobs_backward_jit, threads, x, t, d, written, *more), t, x.shape[-1])
     return result
 
 
@@ -203,7 +217,14 @@ def entropy(logits: Any, out: Array | None = None, *, threads: int = 1) -> Array
     return result
 
 
-def entropy_backward(logits: Any, d_entropy: Any, out: Array | None = None, *, threads: int = 1) -> Array:
+def entropy_backward(
+    logits: Any,
+    d_entropy: Any,
+    out: Array | None = None,
+    *,
+    forward: Array | None = None,
+    threads: int = 1,
+) -> Array:
     """Gradient with respect to the logits: ``-d_entropy * p * (log p + entropy)``.
 
     Parameters
@@ -212,6 +233,8 @@ def entropy_backward(logits: Any, d_entropy: Any, out: Array | None = None, *, t
     d_entropy : array_like, (...)
         Gradient with respect to the result of `entropy`.
     out : ndarray, (..., V), optional
+    forward : ndarray, (...), optional
+        Receives the result of `entropy`, which the same pass over the row has.
     threads : int
 
     Returns
@@ -232,7 +255,8 @@ def entropy_backward(logits: Any, d_entropy: Any, out: Array | None = None, *, t
     (x,) = _batch.logits(("logits",), logits)
     d = _slopes("d_entropy", d_entropy, x)
     result, written = _batch.gradient(out, x, logits, d_entropy)
-    _batch.over_rows(entropy_backward_jit, threads, x, d, written)
+    more = _forward(forward, d, logits, d_entropy, result)
+    _batch.over_rows(entropy_backward_jit, threads, x, d, written, *more)
     return result
 
 
@@ -270,7 +294,13 @@ def kl_divergence(logits: Any, ref_logits: Any, out: Array | None = None, *, thr
 
 
 def kl_divergence_backward(
-    logits: Any, ref_logits: Any, d_kl: Any, out: Array | None = None, *, threads: int = 1
+    logits: Any,
+    ref_logits: Any,
+    d_kl: Any,
+    out: Array | None = None,
+    *,
+    forward: Array | None = None,
+    threads: int = 1,
 ) -> Array:
     """Gradient with respect to pi's logits: ``d_kl * p * (log(p / q) - KL)``.
 
@@ -280,6 +310,8 @@ def kl_divergence_backward(
     d_kl : array_like, (...)
         Gradient with respect to the result of `kl_divergence`.
     out : ndarray, (..., V), optional
+    forward : ndarray, (...), optional
+        Receives the result of `kl_divergence`, which the same pass over the row has.
     threads : int
 
     Returns
@@ -301,7 +333,8 @@ def kl_divergence_backward(
     _check.same_shape(("logits", "ref_logits"), x, y)
     d = _slopes("d_kl", d_kl, x)
     result, written = _batch.gradient(out, x, logits, ref_logits, d_kl)
-    _batch.over_rows(kl_divergence_backward_jit, threads, x, y, d, written)
+    more = _forward(forward, d, logits, ref_logits, d_kl, result)
+    _batch.over_rows(kl_divergence_backward_jit, threads, x, y, d, written, *more)
     return result
 
 

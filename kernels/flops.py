@@ -172,9 +172,9 @@ FORMULAS: dict[str, Formula] = {
     "token_logprobs": _rows(_logprob),
     "token_logprobs_backward": _rows(_backward),
     "entropy": _rows(lambda V: Work(6 * V + 10 * _blocks(V) - 6, V + _blocks(V))),
-    "entropy_backward": _rows(lambda V: Work(13 * V + 10 * _blocks(V) - 1, 2 * V + _blocks(V) + 1)),
+    "entropy_backward": _rows(lambda V: Work(13 * V + 10 * _blocks(V) - 2, 2 * V + _blocks(V))),
     "kl_divergence": _rows(lambda V: Work(11 * V + 17 * _blocks(V) - 11, 2 * V + 2 * _blocks(V))),
-    "kl_divergence_backward": _rows(lambda V: Work(20 * V + 17 * _blocks(V) - 5, 3 * V + 2 * _blocks(V) + 2)),
+    "kl_divergence_backward": _rows(lambda V: Work(20 * V + 17 * _blocks(V) - 7, 3 * V + 2 * _blocks(V))),
     "sample": _rows(_draw),
     # preference: the last operation of a call is the mean's division
     "log_sigmoid": _each(4, 2),

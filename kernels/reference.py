@@ -29,6 +29,12 @@ def _into(out: Any, result: Any) -> Any:
     return out
 
 
+def _keep(forward: Any, function: Any, *inputs: Any) -> None:
+    """Put the result that a backward pass has anyway where it is asked for."""
+    if forward is not None:
+        function(*inputs, out=forward)
+
+
 def _zero_where_masked(mask: Any, *values: Any) -> list[Any]:
     return [np.where(mask > 0, value, 0.0) for value in values]
 
@@ -62,9 +68,10 @@ def token_logprobs(logits: Any, tokens: Any, out: Any = None, *, threads: int = 
 
 
 def token_logprobs_backward(
-    logits: Any, tokens: Any, d_logprobs: Any, out: Any = None, *, threads: int = 1
+    logits: Any, tokens: Any, d_logprobs: Any, out: Any = None, *, forward: Any = None, threads: int = 1
 ) -> Any:
     """d (1[v = token] - p_v)."""
+    _keep(forward, token_logprobs, logits, tokens)
     p = _softmax(logits)
     one_hot = np.arange(p.shape[-1]) == np.asarray(tokens)[..., np.newaxis]
     return _into(out, np.asarray(d_logprobs, np.float64)[..., np.newaxis] * (one_hot - p))
@@ -80,8 +87,11 @@ def entropy(logits: Any, out: Any = None, *, threads: int = 1) -> Any:
     return _into(out, -_expectation(_softmax(logits), log_softmax(logits)))
 
 
-def entropy_backward(logits: Any, d_entropy: Any, out: Any = None, *, threads: int = 1) -> Any:
+def entropy_backward(
+    logits: Any, d_entropy: Any, out: Any = None, *, forward: Any = None, threads: int = 1
+) -> Any:
     """-d p (log p + H)."""
+    _keep(forward, entropy, logits)
     p, log_p = _softmax(logits), log_softmax(logits)
     lean = np.add(log_p, np.asarray(entropy(logits))[..., np.newaxis], where=p > 0, out=np.zeros_like(p))
     return _into(out, -np.asarray(d_entropy, np.float64)[..., np.newaxis] * p * lean)
@@ -99,9 +109,10 @@ def kl_divergence(logits: Any, ref_logits: Any, out: Any = None, *, threads: int
 
 
 def kl_divergence_backward(
-    logits: Any, ref_logits: Any, d_kl: Any, out: Any = None, *, threads: int = 1
+    logits: Any, ref_logits: Any, d_kl: Any, out: Any = None, *, forward: Any = None, threads: int = 1
 ) -> Any:
     """d p (log p/q - KL)."""
+    _keep(forward, kl_divergence, logits, ref_logits)
     kl = np.asarray(kl_divergence(logits, ref_logits))[..., np.newaxis]
     d = np.asarray(d_kl, np.float64)[..., np.newaxis]
     return _into(out, d * _softmax(logits) * (_log_ratio(logits, ref_logits) - kl))

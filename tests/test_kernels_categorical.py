@@ -228,6 +228,45 @@ def test_sample_at_any_temperature(V, dtype, temperature):
         assert tokens[2] == V - 1
 
 
+BOTH = [
+    (c.token_logprobs, c.token_logprobs_backward, lambda x: np.arange(len(x)) % x.shape[1]),
+    (c.entropy, c.entropy_backward, None),
+    (c.kl_divergence, c.kl_divergence_backward, lambda x: x[::-1].copy()),
+]
+
+
+@pytest.mark.parametrize(("forward", "backward", "other"), BOTH)
+@pytest.mark.parametrize(("N", "V"), [(1, 1), (70, 64), (5, 300), (3, 5000)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_backward_pass_gives_the_forward_result_too(forward, backward, other, N, V, dtype):
+    x = np.random.default_rng(N).normal(size=(N, V)).astype(dtype)
+    inputs = (x,) if other is None else (x, other(x))
+    d = np.linspace(-1, 1, N).astype(np.float64 if dtype == np.float64 else np.float32)
+    value, alone = np.full(N, 7, d.dtype), backward(*inputs, d)
+    for threads in (1, 2):
+        found = backward(*inputs, d, forward=value, threads=threads)
+        np.testing.assert_array_equal(found, alone)
+        np.testing.assert_array_equal(value, forward(*inputs))
+    expected = value.copy()
+    backward(x, *inputs[1:], d, out=x if d.dtype == dtype else None, forward=value)
+    np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(np.empty(3), ValueError), (np.empty(2, np.float32), ValueError), ([0.0, 0.0], TypeError)],
+)
+def test_room_for_the_forward_result_has_to_fit(value, error):
+    for function, inputs in ((c.entropy_backward, (X, D)), (c.token_logprobs_backward, (X, T, D))):
+        with pytest.raises(error, match=r"^forward: "):
+            function(*inputs, forward=value)
+    with pytest.raises(ValueError, match=r"^forward: overlaps"):
+        c.kl_divergence_backward(X, X + 1, D, forward=D)
+    out = np.empty((2, 3))
+    with pytest.raises(ValueError, match=r"^forward: overlaps"):
+        c.entropy_backward(X, D, out=out, forward=out[0, :2])
+
+
 X = np.zeros((2, 3))
 T = np.zeros(2, int)
 D = np.zeros(2)
