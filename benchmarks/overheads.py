@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks import cases
+from benchmarks import cases, limits
 from benchmarks.measure import interleave, one_core
 from kernels._jit import jit
 from kernels.categorical import entropy_jit, token_logprobs_jit
@@ -53,8 +54,8 @@ def public_calls() -> dict[str, float]:
     return {name: timing.best for name, timing in interleave(calls, seconds=3.0).items()}
 
 
-def jitted_from_python() -> dict[str, tuple[int, float]]:
-    """Jitted forms on arrays of two numbers: how many arrays they take, and seconds a call."""
+def jitted_from_python() -> dict[str, tuple[int, float, float]]:
+    """Jitted forms on arrays of two numbers: how many arrays they take, seconds a call, and of a call of nothing."""
     x, y, z, mask, out = (np.ones((1, 2), np.float32) for _ in range(5))
     tokens, one = np.zeros(1, np.int64), np.empty(1, np.float32)
     a, b, c = x[0], y[0], out[0]
@@ -64,46 +65,56 @@ def jitted_from_python() -> dict[str, tuple[int, float]]:
         "k1_jit": (3, lambda: k1_jit(a, b, c)),
         "ppo_clip_jit": (5, lambda: ppo_clip_jit(x, y, z, mask, 0.2, out)),
     }
-    timings = interleave({name: call for name, (_, call) in calls.items()}, seconds=1.0)
-    return {name: (arrays, timings[name].best) for name, (arrays, _) in calls.items()}
+    empty = limits.empty_calls()
+    both = {name: call for name, (_, call) in calls.items()} | {str(n): call for n, call in empty.items()}
+    best = {name: timing.best for name, timing in interleave(both, seconds=1.0).items()}
+    return {name: (arrays, best[name], best[str(arrays)]) for name, (arrays, _) in calls.items()}
+
+
+# What comes back from one call goes into the next, so that none can be left out; nor can one on no row, of which the
+# compiler does not know.
 
 
 @jit
-def _k1_loop(loops: int, x: Any, y: Any, out: Any) -> Any:
-    """Each call's input depends on the one before, so that none can be left out."""
+def _k1_loop(loops: int, rows: int, x: Any, y: Any, out: Any) -> Any:
     for _ in range(loops):
-        k1_jit(x, y, out)
+        k1_jit(x[:rows], y[:rows], out[:rows])
         x[0] = out[0]
-    return x[0]
 
 
 @jit
-def _token_logprobs_loop(loops: int, x: Any, tokens: Any, out: Any) -> Any:
+def _token_logprobs_loop(loops: int, rows: int, x: Any, tokens: Any, out: Any) -> Any:
     for _ in range(loops):
         token_logprobs_jit(x, tokens, out)
-        x[0, 0] = out[0]
-    return x[0, 0]
+        if rows > 0:
+            x[0, 0] = out[0]
 
 
 @jit
-def _ppo_clip_loop(loops: int, x: Any, y: Any, z: Any, mask: Any, out: Any) -> Any:
+def _ppo_clip_loop(loops: int, rows: int, x: Any, y: Any, z: Any, mask: Any, out: Any) -> Any:
     for _ in range(loops):
         ppo_clip_jit(x, y, z, mask, 0.2, out)
-        x[0, 0] = out[0, 0]
-    return x[0, 0]
+        if rows > 0:
+            x[0, 0] = out[0, 0]
 
 
-def jitted_from_jitted() -> dict[str, float]:
-    """The same in a loop of somebody's own jitted function; the work on one or two numbers is part of it."""
+def jitted_from_jitted() -> dict[str, tuple[float, float]]:
+    """Jitted forms in a loop of somebody's own: seconds a call on no row, and on one of one or two numbers."""
     x, y, z, mask, out = (np.ones((1, 2), np.float32) for _ in range(5))
-    tokens, one = np.zeros(1, np.int64), np.empty(1, np.float32)
+    tokens, one = np.zeros(1, np.int64), np.zeros(1, np.float32)
     a, b, c = (np.ones(1, np.float32) for _ in range(3))
-    calls: dict[str, Callable[[], Any]] = {
-        "k1_jit": lambda: _k1_loop(LOOPS, a, b, c),
-        "token_logprobs_jit": lambda: _token_logprobs_loop(LOOPS, x, tokens, one),
-        "ppo_clip_jit": lambda: _ppo_clip_loop(LOOPS, x, y, z, mask, out),
+    loops: dict[str, tuple[Any, ...]] = {
+        "token_logprobs_jit": (_token_logprobs_loop, x, tokens, one),
+        "ppo_clip_jit": (_ppo_clip_loop, x, y, z, mask, out),
     }
-    return {name: timing.best / LOOPS for name, timing in interleave(calls, seconds=1.0).items()}
+    calls = {
+        f"{name} {rows}": partial(loop, LOOPS, rows, *[array[:rows] for array in arrays])
+        for name, (loop, *arrays) in loops.items()
+        for rows in (0, 1)
+    }
+    calls |= {f"k1_jit {rows}": partial(_k1_loop, LOOPS, rows, a, b, c) for rows in (0, 1)}
+    best = {name: timing.best / LOOPS for name, timing in interleave(calls, seconds=1.0).items()}
+    return {name: (best[f"{name} 0"], best[f"{name} 1"]) for name in ("k1_jit", *loops)}
 
 
 def startup() -> dict[str, float]:

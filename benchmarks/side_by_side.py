@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import bandwidth, cases, exact
+from benchmarks import bandwidth, cases, exact, limits
 from benchmarks.inputs import Arguments
 from benchmarks.measure import interleave, one_core, peak_extra
 from benchmarks.peers import idioms
@@ -24,6 +24,8 @@ from kernels._jit import source_hash
 
 LARGE = 64 << 20
 """Bytes from which on arrays count as out of cache, and peak memory is told."""
+LIMITS = {"token log-probs, forward + backward": "exponentials", "ppo_clip": "exponentials", "adamw": "roots"}
+"""Cases whose arithmetic is held against what the processor can do: functions of `limits`."""
 Record = dict[str, Any]
 
 
@@ -41,8 +43,7 @@ def records(case: cases.Case, quick: bool) -> Iterator[Record]:
         results.clear()
         large = read >= LARGE
         peaks = {name: peak_extra(call) for name, call in calls.items()} if large else {}
-        machine = {"read": bandwidth.read(arguments[0]), "copy": bandwidth.copy(arguments[0])}
-        timings = interleave(calls | (machine if large else {}), seconds=0.5 if quick else 1.0)
+        timings = interleave(calls | _machine(case, arguments, large), seconds=0.5 if quick else 1.0)
         yield {
             "case": case.name,
             "kernels": (source_hash() or "")[:12],
@@ -54,6 +55,14 @@ def records(case: cases.Case, quick: bool) -> Iterator[Record]:
             "bytes": arguments[0].nbytes,
             "sides": {name: timing._asdict() | {"peak": peaks.get(name)} for name, timing in timings.items()},
         }
+
+
+def _machine(case: cases.Case, arguments: Arguments, large: bool) -> dict[str, Callable[[], Any]]:
+    """What memory and processor take for the same amount, where that is the limit."""
+    first = arguments[0]
+    calls = {"read": bandwidth.read(first), "copy": bandwidth.copy(first)} if large else {}
+    limit = LIMITS.get(case.name)
+    return calls if limit is None else calls | {limit: getattr(limits, limit)(first.size)}
 
 
 def sides(case: cases.Case) -> dict[str, Callable[..., Any]]:

@@ -39,11 +39,11 @@ from ._vecmath import wide
 def log_softmax_jit(logits, out):
     """Writes out (N, V)."""
     N, V = logits.shape
-    scale, group, every = narrow(LOG2E, logits), group_size(V), logits[:0, 0]
+    scale, group = narrow(LOG2E, logits), group_size(V)
     tops, masses, logs = buffer(logits, scale), buffer(logits, 0.0), buffer(logits, 0.0)
     for first in range(0, N, group):
         count = min(group, N - first)
-        normalizers(logits, every, first, count, scale, tops, masses)
+        normalizers(logits, None, first, count, scale, tops, masses)
         write_logs(masses, count, logs)
         for g in range(count):
             write_logprobs(row_of(logits, first + g), at(tops, g), at(logs, g), row_of(out, first + g))
@@ -53,13 +53,13 @@ def log_softmax_jit(logits, out):
 def token_logprobs_jit(logits, tokens, out):
     """Writes out (N,). Returns how many tokens are outside the vocabulary; their entries mean nothing."""
     N, V = logits.shape
-    scale, group, every = narrow(LOG2E, logits), group_size(V), out[:0]
+    scale, group = narrow(LOG2E, logits), group_size(V)
     chosen, tops = buffer(logits, scale), buffer(logits, scale)
     masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
-        outside += read_rows(logits, tokens, every, first, count, scale, chosen, tops, masses)
+        outside += read_rows(logits, tokens, None, first, count, scale, chosen, tops, masses)
         write_logs(masses, count, logs)
         for g in range(count):
             out[first + g] = logprob(at(chosen, g), scale, at(tops, g), at(logs, g))
@@ -73,13 +73,13 @@ def token_logprobs_backward_jit(logits, tokens, d_logprobs, out, forward=None):
     Returns how many tokens are outside the vocabulary; their rows mean nothing.
     """
     N, V = logits.shape
-    scale, group, every = narrow(LOG2E, logits), group_size(V), d_logprobs[:0]
+    scale, group = narrow(LOG2E, logits), group_size(V)
     chosen, tops = buffer(logits, scale), buffer(logits, scale)
     masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
-        outside += weigh_rows(logits, tokens, every, first, count, scale, chosen, tops, masses, out)
+        outside += weigh_rows(logits, tokens, None, first, count, scale, chosen, tops, masses, out)
         if forward is not None:
             write_logs(masses, count, logs)
             for g in range(count):
@@ -95,12 +95,12 @@ def token_logprobs_backward_jit(logits, tokens, d_logprobs, out, forward=None):
 def entropy_jit(logits, out):
     """Writes out (N,)."""
     N, V = logits.shape
-    scale, group, every = narrow(LOG2E, logits), group_size(V), out[:0]
+    scale, group = narrow(LOG2E, logits), group_size(V)
     tops = buffer(logits, scale)
     masses, moments, logs = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
     for first in range(0, N, group):
         count = min(group, N - first)
-        write_moments(logits, every, first, count, scale, tops, masses, moments)
+        write_moments(logits, first, count, scale, tops, masses, moments)
         write_logs(masses, count, logs)
         for g in range(count):
             out[first + g] = entropy_of(at(masses, g), at(logs, g), at(moments, g), scale)
@@ -110,12 +110,12 @@ def entropy_jit(logits, out):
 def entropy_backward_jit(logits, d_entropy, out, forward=None):
     """Writes out (N, V) and, if it is given, forward (N,)."""
     N, V = logits.shape
-    scale, group, every = narrow(LOG2E, logits), group_size(V), d_entropy[:0]
+    scale, group = narrow(LOG2E, logits), group_size(V)
     tops = buffer(logits, scale)
     masses, moments, logs = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
     for first in range(0, N, group):
         count = min(group, N - first)
-        write_moments(logits, every, first, count, scale, tops, masses, moments)
+        write_moments(logits, first, count, scale, tops, masses, moments)
         write_logs(masses, count, logs)
         for g in range(count):
             n, top, mass, log_mass = first + g, at(tops, g), at(masses, g), at(logs, g)
@@ -131,13 +131,13 @@ def entropy_backward_jit(logits, d_entropy, out, forward=None):
 def kl_divergence_jit(logits, ref_logits, out):
     """Writes out (N,)."""
     N, V = logits.shape
-    scale, group, every = narrow(LOG2E, logits), group_size(V), out[:0]
+    scale, group = narrow(LOG2E, logits), group_size(V)
     tops, ref_tops = buffer(logits, scale), buffer(logits, scale)
     masses, ref_masses, gaps = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
     logs, ref_logs = buffer(logits, 0.0), buffer(logits, 0.0)
     for first in range(0, N, group):
         count = min(group, N - first)
-        write_gaps(logits, ref_logits, every, first, count, scale, tops, ref_tops, masses, ref_masses, gaps)
+        write_gaps(logits, ref_logits, first, count, scale, tops, ref_tops, masses, ref_masses, gaps)
         write_logs(masses, count, logs)
         write_logs(ref_masses, count, ref_logs)
         for g in range(count):
@@ -149,13 +149,13 @@ def kl_divergence_jit(logits, ref_logits, out):
 def kl_divergence_backward_jit(logits, ref_logits, d_kl, out, forward=None):
     """Writes out (N, V) and, if it is given, forward (N,)."""
     N, V = logits.shape
-    scale, group, every = narrow(LOG2E, logits), group_size(V), d_kl[:0]
+    scale, group = narrow(LOG2E, logits), group_size(V)
     tops, ref_tops = buffer(logits, scale), buffer(logits, scale)
     masses, ref_masses, gaps = buffer(logits, 0.0), buffer(logits, 0.0), buffer(logits, 0.0)
     logs, ref_logs = buffer(logits, 0.0), buffer(logits, 0.0)
     for first in range(0, N, group):
         count = min(group, N - first)
-        write_gaps(logits, ref_logits, every, first, count, scale, tops, ref_tops, masses, ref_masses, gaps)
+        write_gaps(logits, ref_logits, first, count, scale, tops, ref_tops, masses, ref_masses, gaps)
         write_logs(masses, count, logs)
         write_logs(ref_masses, count, ref_logs)
         for g in range(count):

@@ -38,7 +38,7 @@ def group_size(V):
 
 @jit
 def normalizers(logits, live, first, count, scale, tops, masses):
-    """Writes tops, masses (count,): those of the rows from `first` on whose `live` (N,), or (0,) for all, is not 0."""
+    """Writes tops, masses (count,): those of the rows from `first` on whose `live` (N,), if given, is not 0."""
     V = logits.shape[1]
     if V > BLOCK:
         for g in range(count):
@@ -54,7 +54,7 @@ def normalizers(logits, live, first, count, scale, tops, masses):
 
 
 @jit
-def write_moments(logits, live, first, count, scale, tops, masses, moments):
+def write_moments(logits, first, count, scale, tops, masses, moments):
     """`normalizers`, and writes moments (count,): `_rows.moments_of`."""
     V = logits.shape[1]
     if V > BLOCK:
@@ -64,7 +64,7 @@ def write_moments(logits, live, first, count, scale, tops, masses, moments):
             put(masses, g, mass)
             put(moments, g, moment)
         return
-    _write_tops(logits, live, first, count, tops)
+    _write_tops(logits, None, first, count, tops)
     for g in range(count):
         mass, moment = block_moments(row_of(logits, first + g), 0, V, scale, at(tops, g))
         put(masses, g, mass)
@@ -72,7 +72,7 @@ def write_moments(logits, live, first, count, scale, tops, masses, moments):
 
 
 @jit
-def write_gaps(logits, ref_logits, live, first, count, scale, tops, ref_tops, masses, ref_masses, gaps):
+def write_gaps(logits, ref_logits, first, count, scale, tops, ref_tops, masses, ref_masses, gaps):
     """`normalizers` of both, and writes gaps (count,): `_rows.gaps_of`."""
     V = logits.shape[1]
     if V > BLOCK:
@@ -85,8 +85,8 @@ def write_gaps(logits, ref_logits, live, first, count, scale, tops, ref_tops, ma
             put(ref_masses, g, ref_mass)
             put(gaps, g, gap)
         return
-    _write_tops(logits, live, first, count, tops)
-    _write_tops(ref_logits, live, first, count, ref_tops)
+    _write_tops(logits, None, first, count, tops)
+    _write_tops(ref_logits, None, first, count, ref_tops)
     for g in range(count):
         row, ref_row = row_of(logits, first + g), row_of(ref_logits, first + g)
         mass, ref_mass, gap = block_gaps(row, ref_row, 0, V, scale, at(tops, g), at(ref_tops, g))
@@ -165,7 +165,9 @@ def write_logs(masses, count, logs):
 
 @jit
 def _is_live(live, n):
-    return live.shape[0] == 0 or live[n] > 0
+    if live is None:
+        return True
+    return live[n] > 0
 
 
 @jit
