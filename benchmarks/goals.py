@@ -142,8 +142,11 @@ def _arrays(found: Found) -> Iterator[Goal]:
 def _threads(found: Found) -> Iterator[Goal]:
     for record in found.threads:
         best = {name: timing["best"] for name, timing in record["threads"].items()}
-        gain, limit = best["1 thread"] / best["2 threads"], best["read"] / best["read, 2 threads"]
-        reached = f"{gain:.2f} × (reading alone gains {limit:.2f} ×)"
+        gain = best["1 thread"] / best["2 threads"]
+        reading, arithmetic = (best[what] / best[f"{what}, 2 threads"] for what in ("read", "exponentials"))
+        reached = (
+            f"{gain:.2f} × (reading alone gains {reading:.2f} ×, exponentials in cache {arithmetic:.2f} ×)"
+        )
         yield Goal(f"`{record['case']}`, two threads", "1.7 × one thread", reached, gain >= 1.7)
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,15 +77,25 @@ def traffic(arguments: Arguments, result: Any) -> tuple[int, int]:
 
 
 def with_threads(case: cases.Case) -> Iterator[Record]:
-    """One thread against two, out of cache; and what reading alone gains from a second thread."""
+    """One thread against two, out of cache; and what reading alone, and arithmetic alone, gain from a second thread."""
     arguments = case.arguments(*cases.LOGITS["memory, V = 50,257"])
     calls = {f"{n} thread{'s'[: n - 1]}": case.ours["rlhfbench"](*arguments, threads=n) for n in (1, 2)}
-    halves = [bandwidth.read(half) for half in np.array_split(arguments[0].reshape(-1), 2)]
+    logits = arguments[0].reshape(-1)
+    whole = {"read": bandwidth.read(logits), "exponentials": limits.exponentials(logits.size)}
+    halves = {
+        "read": [bandwidth.read(half) for half in np.array_split(logits, 2)],
+        "exponentials": [limits.exponentials(logits.size // 2) for _ in range(2)],
+    }
     with ThreadPoolExecutor(2) as pool:
-        calls["read"] = bandwidth.read(arguments[0])
-        calls["read, 2 threads"] = lambda: list(pool.map(lambda half: half(), halves))
+        for name, pair in halves.items():
+            calls[name] = whole[name]
+            calls[f"{name}, 2 threads"] = partial(_together, pool, pair)
         timings = interleave(calls, seconds=3.0)
     yield {"case": case.name, "threads": {name: timing._asdict() for name, timing in timings.items()}}
+
+
+def _together(pool: ThreadPoolExecutor, calls: list[Callable[[], Any]]) -> None:
+    list(pool.map(lambda call: call(), calls))
 
 
 def main(argv: list[str] | None = None) -> None:
