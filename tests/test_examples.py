@@ -51,13 +51,14 @@ def run(cwd: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 WRONG = """
-import runpy, sys, kernels.torch as kt
-right = kt.from_logits.dpo_from_logits
+import runpy, sys
+from kernels import from_logits
+right = from_logits.dpo_from_logits
 def wrong(*args, out, **kwargs):
     result = right(*args, out=out, **kwargs)
     out[0][:] *= 1.0001
     return result
-kt.from_logits.dpo_from_logits = wrong
+from_logits.dpo_from_logits = wrong
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
