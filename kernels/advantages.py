@@ -203,7 +203,7 @@ def whiten(x: Any, mask: Any, *, shift_mean: bool = True) -> Array:
 
 
 def _groups(rewards: Any, group_size: Any, least: int) -> tuple[Array, int]:
-    (r,) = _check.floats(("rewards",), rewards)
+    (r,) = alike(("rewards",), rewards)
     G = _check.whole("group_size", group_size, least)
     if r.size % G:
         raise ValueError(f"group_size: came as {G}, a divisor of the {r.size} rewards is needed")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _check
-from ._alike import fit, flat
+from ._alike import alike, fit, flat
 from ._check import Array
 from ._jit import jit
 from ._vecmath import fused, plus, vector_loops, wide
@@ -170,6 +170,6 @@ def global_norm(grads: Any) -> float:
     >>> global_norm([3.0, 4.0])
     5.0
     """
-    (g,) = _check.floats(("grads",), grads)
+    (g,) = alike(("grads",), grads)
     norm: float = global_norm_jit(*flat(g))
     return norm

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
-from ._alike import flat, nothing, pairs
+from ._alike import alike, flat, nothing, pairs
 from ._check import Array
 from ._ranking import bradley_terry_jit, log_sigmoid_jit, noisy_bradley_terry_jit, plackett_luce_jit
 
@@ -64,7 +64,7 @@ def log_sigmoid(x: Any, out: Array | None = None) -> Array:
     >>> log_sigmoid([-9.0, 0.0]).round(4)
     array([-9.0001, -0.6931])
     """
-    (values,) = _check.floats(("x",), x)
+    (values,) = alike(("x",), x)
     result = _check.output(out, values.shape, values.dtype, x)
     log_sigmoid_jit(*flat(values, result))
     return result
@@ -177,7 +177,7 @@ def plackett_luce(scores: Any) -> PlackettLuce:
     >>> round(loss, 4), d_scores.round(4)
     (1.7918, array([-0.6667, -0.1667,  0.8333]))
     """
-    (s,) = _check.floats(("scores",), scores)
+    (s,) = alike(("scores",), scores)
     K = _check.last_axis("scores", s)
     _check.not_empty("scores", s)
     d = np.empty(s.shape, s.dtype)
