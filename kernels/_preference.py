@@ -2,8 +2,8 @@
 """Jitted bodies of `preference`: one pair an element, all arrays (N,) of one dtype, N >= 1.
 
 All are pure, allocate nothing and raise nothing. They return the mean loss; the outputs stand last and are
-overwritten. Lengths have no elements where there are none. The work depends on the shapes
-alone: values are selected, never branched over.
+overwritten. Lengths that are not there have no elements. The work depends on the shapes alone: values are selected,
+never branched over.
 """
 
 from __future__ import annotations

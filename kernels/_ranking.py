@@ -1,9 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""Jitted bodies of `ranking`: one pair an element, all arrays (N,) of one dtype, N >= 1; rankings are (N, K).
+"""Jitted bodies of `preference`, those of scores: one pair an element, arrays (N,) of one dtype; rankings (N, K).
 
-All are pure, allocate nothing and raise nothing. They return the mean loss; the outputs stand last and are
-overwritten. Margins have no elements where there are none. The work depends on the shapes
-alone: values are selected, never branched over.
+The rules are those of `_preference`; a margin that is not there has no elements.
 """
 
 from __future__ import annotations

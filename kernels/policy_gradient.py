@@ -14,9 +14,7 @@ import numpy as np
 
 from . import _check
 from ._alike import check_mask, fit, mask_like, masked
-from ._check import Array
-from ._policy_gradient import grpo_jit, ppo_clip_jit, value_clip_jit
-from .advantages import (
+from ._before_loss import (
     GAE,
     gae,
     gae_jit,
@@ -34,6 +32,8 @@ from .advantages import (
     whiten,
     whiten_jit,
 )
+from ._check import Array
+from ._policy_gradient import grpo_jit, ppo_clip_jit, value_clip_jit
 
 __all__ = [
     "GAE",

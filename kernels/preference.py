@@ -15,7 +15,7 @@ from . import _check
 from ._alike import flat, nothing, pairs
 from ._check import Array
 from ._preference import dpo_jit, hinge_jit, ipo_jit
-from .ranking import (
+from ._score_losses import (
     BradleyTerry,
     PlackettLuce,
     bradley_terry,

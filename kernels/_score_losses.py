@@ -1,7 +1,4 @@
-"""Losses on scores with their gradients: Bradley-Terry for pairs, Plackett-Luce for whole rankings.
-
-The rules of `preference` hold, which has all of this, too.
-"""
+"""What `preference` has for scores: Bradley-Terry for pairs, Plackett-Luce for whole rankings. Its rules hold."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What policy-gradient methods compute before the loss: KL estimates, advantages, whitening.
-
-The rules of `policy_gradient` hold, which has all of this, too.
-"""
+"""What `policy_gradient` has for before the loss: KL estimates, advantages, whitening. Its rules hold."""
 
 from __future__ import annotations
 
