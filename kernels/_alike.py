@@ -1,32 +1,81 @@
-"""The short way through the checks of functions that take several arrays of one shape."""
+"""Checks of functions that take several arrays of one shape; short where there is nothing to convert."""
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
+from . import _check
 from ._check import F32, F64, Array
 
-__all__ = ["alike", "flat"]
+__all__ = ["alike", "check_mask", "fit", "flat", "mask_like", "masked", "nothing", "pairs"]
 
 
-def alike(values: tuple[Any, ...]) -> TypeGuard[tuple[Array, ...]]:
-    """Whether all are arrays of one shape and type, float32 or float64, in C order: there is nothing to convert."""
-    first = values[0]
-    if type(first) is not np.ndarray:
+def fit(first: Any, *others: Any) -> bool:
+    """Whether all are arrays of one shape and type, float32 or float64, writable and in C order."""
+    if type(first) is not ndarray:
         return False
-    dtype, shape = first.dtype, first.shape
-    if dtype is not F32 and dtype is not F64:
+    dtype = first.dtype
+    if (dtype is not F32 and dtype is not F64) or not first.flags.carray:
         return False
-    for value in values:
-        if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
+    shape = first.shape
+    for other in others:
+        if type(other) is not ndarray or other.dtype is not dtype or other.shape != shape:
             return False
-        if not value.flags.c_contiguous:
+        if not other.flags.carray:
             return False
     return True
 
 
-def flat(array: Array) -> Array:
-    """All elements of an array in C order, as a view."""
-    return array if array.ndim == 1 else array.reshape(-1)
+def alike(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
+    """The values as C-ordered arrays of one shape and type."""
+    return values if fit(*values) else _converted(names, values)
+
+
+def pairs(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
+    """The values as C-ordered arrays of one shape and type, not empty: there is a mean over them."""
+    arrays = values if fit(*values) else _converted(names, values)
+    if not arrays[0].size:
+        _check.not_empty(names[0], arrays[0])
+    return arrays
+
+
+def masked(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
+    """The values, of which the last is a mask and has no name here, as C-ordered arrays of one shape and type."""
+    if fit(*values):
+        return values
+    arrays = _converted(names, values[:-1])
+    return (*arrays, mask_like(values[-1], arrays[0]))
+
+
+def _converted(names: tuple[str, ...], values: tuple[Any, ...]) -> tuple[Array, ...]:
+    arrays = _check.floats(names, *values)
+    _check.same_shape(names, *arrays)
+    return tuple(arrays)
+
+
+def mask_like(mask: Any, like: Array) -> Array:
+    """The mask as a C-ordered array of another's shape and type."""
+    array = _check.like("mask", mask, like.dtype)
+    _check.shape_is("mask", array, like.shape, "one entry a token")
+    return array
+
+
+def check_mask(mean: float) -> None:
+    """A mean of weights over the mask is NaN only where the mask itself is wrong."""
+    if mean != mean:
+        raise ValueError(
+            "mask: came with negative, infinite or NaN weights, finite ones of at least 0 are needed"
+        )
+
+
+def flat(*arrays: Array) -> tuple[Array, ...]:
+    """All elements, in C order, of arrays of one shape, as views."""
+    return arrays if arrays[0].ndim == 1 else tuple([array.ravel() for array in arrays])
+
+
+def nothing(like: Array) -> Array:
+    """No elements, of another's type: what jitted forms take for an optional array (N,) that is not there."""
+    return like[:0] if like.ndim == 1 else np.empty(0, like.dtype)

@@ -165,28 +165,30 @@ def as_bag(indptr: ArrayLike, indices: ArrayLike, data: ArrayLike, n_features: i
         If the arrays do not hold numbers, or do not describe rows of features in [0, n_features).
     """
     ptr = _check.integers("indptr", indptr)
-    ind = np.asarray(indices)
-    if ind.dtype not in (np.int32, np.int64):
-        if ind.size and not np.issubdtype(ind.dtype, np.integer):
-            raise ValueError(f"indices must be integers, got {ind.dtype}")
-        ind = ind.astype(np.int64)
-    ind = np.ascontiguousarray(ind)
+    ind = _check.read("indices", indices)
+    if ind.dtype != np.int32:
+        ind = _check.integers("indices", ind)
+    ind = np.require(ind, requirements=("C", "A"))
     (dat,) = _check.floats(("data",), data)
-    if ptr.ndim != 1 or not len(ptr) or ptr[0] != 0 or (np.diff(ptr) < 0).any():
-        raise ValueError("indptr must be one-dimensional, start at 0 and never fall")
+    if ptr.ndim != 1 or not len(ptr):
+        raise ValueError(f"indptr: came with shape {ptr.shape}, (N + 1,) is needed")
+    if ptr[0] != 0 or (np.diff(ptr) < 0).any():
+        raise ValueError("indptr: came with a start other than 0 or falling, 0 and never falling is needed")
     if ind.shape != dat.shape or ind.ndim != 1 or ptr[-1] > len(ind):
         raise ValueError(
-            f"indices {ind.shape} and data {dat.shape} must both have the {ptr[-1]} non-zeros of indptr"
+            f"indices: came with shape {ind.shape} and data with {dat.shape}, one dimension with the {ptr[-1]} "
+            "non-zeros of indptr is needed for both"
         )
     if ind.size and (ind.min() < 0 or (n_features is not None and ind.max() >= n_features)):
-        raise ValueError(f"indices must lie in [0, {n_features}), got {ind.min()} to {ind.max()}")
+        needed = "at least 0" if n_features is None else f"0 to {n_features - 1}"
+        raise ValueError(f"indices: came with values from {ind.min()} to {ind.max()}, {needed} is needed")
     return Bag(ptr, ind, dat)
 
 
 def _weights(weights: ArrayLike) -> Array:
     (w,) = _check.floats(("weights",), weights)
     if w.ndim != 1:
-        raise ValueError(f"weights must have one dimension, got {w.shape}")
+        raise ValueError(f"weights: came with shape {w.shape}, one dimension is needed")
     return w
 
 
@@ -221,7 +223,9 @@ def bag_difference(chosen: Bag, rejected: Bag, n_features: int) -> Bag:
     """
     a, b = as_bag(*chosen, n_features), as_bag(*rejected, n_features)
     if len(a.indptr) != len(b.indptr):
-        raise ValueError(f"chosen has {len(a.indptr) - 1} rows, rejected {len(b.indptr) - 1}")
+        raise ValueError(
+            f"rejected: came with {len(b.indptr) - 1} rows, {len(a.indptr) - 1} are needed as for chosen"
+        )
     room = int(a.indptr[-1] + b.indptr[-1])
     dtype = np.result_type(a.data, b.data)
     indptr, indices, data = np.empty_like(a.indptr), np.empty(room, a.indices.dtype), np.empty(room, dtype)
@@ -259,7 +263,7 @@ def bradley_terry_bag(
     w = _weights(weights)
     bag = as_bag(indptr, indices, data, len(w))
     if len(bag.indptr) < 2:
-        raise ValueError("no pairs")
+        raise ValueError("indptr: came with no rows, at least one pair is needed")
     penalty = _check.number("l2", l2, 0.0)
     smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 0.5)
     d_weights = np.empty_like(w)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _check
-from ._alike import flat
+from ._alike import alike, fit, flat
 from ._check import Array
 from ._jit import jit
 from ._vecmath import fused, plus, vector_loops, wide
@@ -93,24 +93,39 @@ def adamw(
     >>> params.round(4)
     array([-0.1,  0.1])
     """
-    shape, dtype = _parameters(params)
-    changed = [_check.in_place(n, a, shape, dtype) for n, a in (("params", params), ("m", m), ("v", v))]
-    g = _check.like("grads", grads, dtype)
-    _check.shape_is("grads", g, shape, "one gradient a parameter")
-    named = zip(("params", "m", "v", "grads"), (*changed, g), strict=True)
-    for (one, a), (other, b) in combinations(named, 2):
-        if np.may_share_memory(a, b):
-            raise ValueError(f"{other}: overlaps {one}, memory of its own is needed")
-    adamw_jit(
-        flat(g),
+    arrays = params, grads, m, v
+    if not (fit(*arrays) and _own_memory(*arrays)):
+        arrays = _checked(*arrays)
+    numbers = (
         _check.whole("step", step, 1),
         _check.number("learning_rate", learning_rate, 0.0),
         _decay("beta1", beta1),
         _decay("beta2", beta2),
         _check.number("eps", eps, 0.0),
         _check.number("weight_decay", weight_decay, 0.0),
-        *[flat(a) for a in changed],
     )
+    p, g, m, v = flat(*arrays)
+    adamw_jit(g, *numbers, p, m, v)
+
+
+def _own_memory(p: Array, g: Array, m: Array, v: Array) -> bool:
+    """Whether no two overlap, seen without comparing addresses: each is another array and none a view."""
+    if p is g or p is m or p is v or g is m or g is v or m is v:
+        return False
+    return p.flags.owndata and g.flags.owndata and m.flags.owndata and v.flags.owndata
+
+
+def _checked(params: Any, grads: Any, m: Any, v: Any) -> tuple[Array, Array, Array, Array]:
+    """What `adamw` changes as it came, and the gradients as an array like them; no two may overlap."""
+    shape, dtype = _parameters(params)
+    p, m, v = (_check.in_place(n, a, shape, dtype) for n, a in (("params", params), ("m", m), ("v", v)))
+    g = _check.like("grads", grads, dtype)
+    _check.shape_is("grads", g, shape, "one gradient a parameter")
+    named = zip(("params", "m", "v", "grads"), (p, m, v, g), strict=True)
+    for (one, a), (other, b) in combinations(named, 2):
+        if np.may_share_memory(a, b):
+            raise ValueError(f"{other}: overlaps {one}, memory of its own is needed")
+    return p, g, m, v
 
 
 def _parameters(params: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -155,6 +170,6 @@ def global_norm(grads: Any) -> float:
     >>> global_norm([3.0, 4.0])
     5.0
     """
-    (g,) = _check.floats(("grads",), grads)
-    norm: float = global_norm_jit(flat(g))
+    (g,) = alike(("grads",), grads)
+    norm: float = global_norm_jit(*flat(g))
     return norm

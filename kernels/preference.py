@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
-from ._alike import alike, flat
+from ._alike import flat, nothing, pairs
 from ._check import Array
-from ._preference import (
+from ._preference import dpo_jit, hinge_jit, ipo_jit
+from ._score_losses import (
+    BradleyTerry,
+    PlackettLuce,
+    bradley_terry,
     bradley_terry_jit,
-    dpo_jit,
-    hinge_jit,
-    ipo_jit,
+    log_sigmoid,
     log_sigmoid_jit,
     noisy_bradley_terry_jit,
+    plackett_luce,
     plackett_luce_jit,
 )
 
@@ -45,22 +48,7 @@ __all__ = [
     "plackett_luce_jit",
 ]
 
-_PAIRS = ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
-
-
-class BradleyTerry(NamedTuple):
-    """Mean loss, and its gradient with respect to the scores."""
-
-    loss: float
-    d_chosen: Array
-    d_rejected: Array
-
-
-class PlackettLuce(NamedTuple):
-    """Mean loss over rows, and its gradient with respect to the scores."""
-
-    loss: float
-    d_scores: Array
+_POLICIES = ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
 
 
 class DPO(NamedTuple):
@@ -87,167 +75,6 @@ class Hinge(NamedTuple):
     loss: float
     d_chosen: Array
     d_rejected: Array
-
-
-def _alike(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
-    """The values as arrays of one dtype and shape, in C order."""
-    if alike(values):
-        return values
-    arrays = _check.floats(names, *values)
-    _check.same_shape(names, *arrays)
-    return tuple(arrays)
-
-
-def log_sigmoid(x: Any, out: Array | None = None) -> Array:
-    """``log(1 / (1 + exp(-x)))``, accurate for large x of either sign.
-
-    Parameters
-    ----------
-    x : array_like
-    out : ndarray, the shape of x, optional
-
-    Returns
-    -------
-    ndarray, the shape of x
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the parameter that is no array of numbers, or does not fit.
-
-    Examples
-    --------
-    >>> log_sigmoid([-9.0, 0.0]).round(4)
-    array([-9.0001, -0.6931])
-    """
-    (values,) = _check.floats(("x",), x)
-    result = _check.output(out, values.shape, values.dtype, x)
-    log_sigmoid_jit(flat(values), flat(result))
-    return result
-
-
-def bradley_terry(
-    chosen: Any,
-    rejected: Any,
-    *,
-    margin: Any = None,
-    temperature: float = 1.0,
-    label_smoothing: float = 0.0,
-    noise: float = 0.0,
-    centering: float = 0.0,
-) -> BradleyTerry:
-    """Negative log-likelihood of the preferences under Bradley-Terry, P = sigma(D).
-
-    Parameters
-    ----------
-    chosen, rejected : array_like, one shape
-        Scores.
-    margin : array_like, that shape or one that broadcasts to it, optional
-        D = (chosen - rejected - margin) / temperature.
-    temperature : float
-        Of the annotators; above 0.
-    label_smoothing : float in [0, 1]
-        Share e of labels taken as reversed: ``-(1-e) log sigma(D) - e log sigma(-D)``.
-    noise : float in [0, 1]
-        Share e of annotations made at random: ``-log((1-e) sigma(D) + e/2)``, whose gradient vanishes for badly
-        misordered pairs. Not together with label_smoothing.
-    centering : float, at least 0
-        Weight of ``(chosen + rejected)**2``, which keeps scores near 0.
-
-    Returns
-    -------
-    BradleyTerry
-        loss, d_chosen, d_rejected.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the parameter; also where there is no pair.
-
-    References
-    ----------
-    Ouyang et al. 2022 (arXiv 2203.02155), eq. 1; Touvron et al. 2023 (2307.09288), eq. 2 (margin); Christiano et al.
-    2017 (1706.03741), eq. 1 and section 2.2.3 (noise); Eisenstein et al. 2023 (2312.09244) (centering).
-
-    Examples
-    --------
-    >>> loss, d_chosen, d_rejected = bradley_terry([1.0], [1.0])
-    >>> round(loss, 4), d_chosen, d_rejected
-    (0.6931, array([-0.5]), array([0.5]))
-    """
-    c, r = _alike(("chosen", "rejected"), chosen, rejected)
-    _check.not_empty("chosen", c)
-    shift = _margin(margin, c)
-    heat = _check.number("temperature", temperature, above=0.0)
-    smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 1.0)
-    flips = _check.number("noise", noise, 0.0, 1.0)
-    centre = _check.number("centering", centering, 0.0)
-    if flips and smoothing:
-        raise ValueError(
-            f"noise: came as {noise} together with label_smoothing {label_smoothing}, one of both is needed"
-        )
-    d_c, d_r = np.empty(c.shape, c.dtype), np.empty(c.shape, c.dtype)
-    pairs = flat(c), flat(r), shift
-    outs = flat(d_c), flat(d_r)
-    if flips:
-        loss = noisy_bradley_terry_jit(*pairs, heat, flips, centre, *outs)
-    else:
-        loss = bradley_terry_jit(*pairs, heat, smoothing, centre, *outs)
-    return BradleyTerry(loss, d_c, d_r)
-
-
-def _margin(margin: Any, scores: Array) -> Array:
-    if margin is None:
-        return np.empty(0, scores.dtype)
-    array = _check.like("margin", margin, scores.dtype)
-    if array.shape != scores.shape:
-        try:
-            array = np.broadcast_to(array, scores.shape).copy()
-        except ValueError:
-            _check.shape_is("margin", array, scores.shape, "one margin a pair, or one for all")
-    return flat(array)
-
-
-def plackett_luce(scores: Any) -> PlackettLuce:
-    """Negative log-likelihood of whole rankings under Plackett-Luce; with two items it is Bradley-Terry.
-
-    Parameters
-    ----------
-    scores : array_like, (..., K)
-        Of the items of each row, ordered from best to worst.
-
-    Returns
-    -------
-    PlackettLuce
-        loss = mean over rows of ``-sum_{k<K} (s_k - logsumexp_{j>=k} s_j)``, d_scores (..., K).
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the parameter; also where there is no row.
-
-    References
-    ----------
-    Plackett 1975; Rafailov et al. 2023 (arXiv 2305.18290), eq. 18.
-
-    Examples
-    --------
-    >>> loss, d_scores = plackett_luce([0.0, 0.0, 0.0])
-    >>> round(loss, 4), d_scores.round(4)
-    (1.7918, array([-0.6667, -0.1667,  0.8333]))
-    """
-    (s,) = _check.floats(("scores",), scores)
-    K = _check.last_axis("scores", s)
-    _check.not_empty("scores", s)
-    d = np.empty(s.shape, s.dtype)
-    loss = plackett_luce_jit(s.reshape(-1, K), d.reshape(-1, K))
-    return PlackettLuce(loss, d)
-
-
-def _log_probabilities(*values: Any) -> tuple[Array, ...]:
-    arrays = _alike(_PAIRS, *values)
-    _check.not_empty("pi_chosen", arrays[0])
-    return arrays
 
 
 def dpo(
@@ -290,11 +117,12 @@ def dpo(
     >>> round(result.loss, 4), result.d_chosen
     (0.6931, array([-0.05]))
     """
-    arrays = _log_probabilities(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
+    arrays = pairs(_POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("beta", beta, above=0.0)
     smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 1.0)
-    outs = [np.empty(arrays[0].shape, arrays[0].dtype) for _ in range(4)]
-    loss = dpo_jit(*[flat(a) for a in arrays], strength, smoothing, *[flat(a) for a in outs])
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    outs = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
+    loss = dpo_jit(*flat(*arrays), strength, smoothing, *flat(*outs))
     return DPO(loss, *outs)
 
 
@@ -338,17 +166,19 @@ def ipo(
     >>> ipo([-1.0], [-2.0], [-1.0], [-2.0], tau=0.5)
     IPO(loss=1.0, d_chosen=array([-2.]), d_rejected=array([2.]))
     """
-    arrays = _log_probabilities(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
+    arrays = pairs(_POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("tau", tau, above=0.0)
     lengths = _lengths(chosen_lengths, rejected_lengths, arrays[0])
-    outs = np.empty(arrays[0].shape, arrays[0].dtype), np.empty(arrays[0].shape, arrays[0].dtype)
-    loss = ipo_jit(*[flat(a) for a in arrays], *lengths, strength, *[flat(a) for a in outs])
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    outs = np.empty(shape, dtype), np.empty(shape, dtype)
+    loss = ipo_jit(*flat(*arrays), *lengths, strength, *flat(*outs))
     return IPO(loss, *outs)
 
 
 def _lengths(chosen: Any, rejected: Any, like: Array) -> tuple[Array, Array]:
     if chosen is None and rejected is None:
-        return np.empty(0, like.dtype), np.empty(0, like.dtype)
+        none = nothing(like)
+        return none, none
     arrays = []
     for name, value in (("chosen_lengths", chosen), ("rejected_lengths", rejected)):
         if value is None:
@@ -357,7 +187,7 @@ def _lengths(chosen: Any, rejected: Any, like: Array) -> tuple[Array, Array]:
         _check.shape_is(name, array, like.shape, "one length a response")
         if not array.min() > 0:
             raise ValueError(f"{name}: came with {array.min():g}, lengths above 0 are needed")
-        arrays.append(flat(array))
+        arrays.append(array.ravel())
     return arrays[0], arrays[1]
 
 
@@ -390,8 +220,9 @@ def hinge(pi_chosen: Any, pi_rejected: Any, ref_chosen: Any, ref_rejected: Any, 
     >>> hinge([-1.0], [-2.0], [-1.0], [-2.0], beta=0.5)
     Hinge(loss=1.0, d_chosen=array([-0.5]), d_rejected=array([0.5]))
     """
-    arrays = _log_probabilities(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
+    arrays = pairs(_POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("beta", beta, above=0.0)
-    outs = np.empty(arrays[0].shape, arrays[0].dtype), np.empty(arrays[0].shape, arrays[0].dtype)
-    loss = hinge_jit(*[flat(a) for a in arrays], strength, *[flat(a) for a in outs])
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    outs = np.empty(shape, dtype), np.empty(shape, dtype)
+    loss = hinge_jit(*flat(*arrays), strength, *flat(*outs))
     return Hinge(loss, *outs)

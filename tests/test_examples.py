@@ -51,13 +51,14 @@ def run(cwd: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 WRONG = """
-import runpy, sys, kernels.torch as kt
-right = kt.from_logits.dpo_from_logits
+import runpy, sys
+from kernels import from_logits
+right = from_logits.dpo_from_logits
 def wrong(*args, out, **kwargs):
     result = right(*args, out=out, **kwargs)
     out[0][:] *= 1.0001
     return result
-kt.from_logits.dpo_from_logits = wrong
+from_logits.dpo_from_logits = wrong
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
@@ -94,7 +95,9 @@ def test_the_table_names_what_there_is(checkout: Path) -> None:
     table = text.partition("## From NumPy")[0]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*) \|$", table, re.M)
     modules = [name for row, _ in rows for name in re.findall(r"`(\w+)`", row)]
-    files = {path.stem for path in (checkout / "kernels").glob("[a-z]*.py")}
+    kernels = checkout / "kernels"
+    files = {path.stem for path in kernels.glob("[a-z]*.py")}
+    files |= {path.parent.name for path in kernels.glob("[a-z]*/__init__.py")}
     assert files - set(modules) <= {"reference_bag", "reference_loglinear"}
     for module, functions in rows:
         if module == "`torch`" and importlib.util.find_spec("torch") is None:

@@ -80,12 +80,12 @@ def test_float32_stays_float32_and_inputs_stay_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("indptr", "indices", "data", "message"),
     [
-        ([1, 2], [0, 1], [1.0, 1.0], "indptr"),
-        ([0, 2, 1], [0, 1], [1.0, 1.0], "indptr"),
-        ([0, 3], [0, 1], [1.0, 1.0], "non-zeros"),
-        ([0, 2], [0, 9], [1.0, 1.0], "indices"),
-        ([0, 2], [0, -1], [1.0, 1.0], "indices"),
-        ([0, 2], [0.0, 1.5], [1.0, 1.0], "integers"),
+        ([1, 2], [0, 1], [1.0, 1.0], "^indptr: "),
+        ([0, 2, 1], [0, 1], [1.0, 1.0], "^indptr: "),
+        ([[0, 2]], [0, 1], [1.0, 1.0], r"^indptr: came with shape \(1, 2\)"),
+        ([0, 3], [0, 1], [1.0, 1.0], "^indices: .*3 non-zeros"),
+        ([0, 2], [0, 9], [1.0, 1.0], "^indices: came with values from 0 to 9, 0 to 2 is needed"),
+        ([0, 2], [0, -1], [1.0, 1.0], "^indices: came with values from -1 to 0"),
     ],
 )
 def test_malformed_bags_are_refused(indptr: Any, indices: Any, data: Any, message: str) -> None:
@@ -93,11 +93,20 @@ def test_malformed_bags_are_refused(indptr: Any, indices: Any, data: Any, messag
         bag.bag_scores(np.ones(3), indptr, indices, data)
 
 
+class Unreadable:
+    """Fails in a way of its own when it is read as an array."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise RuntimeError("no array today")
+
+
 @pytest.mark.parametrize(
     ("wrong", "parameter"),
     [
         ({"weights": np.ones(3, complex)}, "weights"),
         ({"indptr": [0.0, 1.7]}, "indptr"),
+        ({"indices": [0.0, 1.5]}, "indices"),
+        ({"indices": Unreadable()}, "indices"),
         ({"data": [1j, 1j]}, "data"),
         ({"data": ["a", "b"]}, "data"),
         ({"out": [0.0]}, "out"),

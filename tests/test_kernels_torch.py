@@ -11,8 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="kernels.torch needs PyTorch: run tox -e torch")
 kt = pytest.importorskip("kernels.torch")
+tensors = pytest.importorskip("kernels.torch._tensors")
 from torch.autograd.gradcheck import GradcheckError  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+
+from kernels import _batch, from_logits  # noqa: E402
 
 B, T, V = 4, 5, 37
 # Of the loss and, times the largest gradient, of the gradients.
@@ -175,14 +178,14 @@ def test_gradient_by_finite_differences(name):
 
 def test_gradcheck_sees_a_wrong_gradient(monkeypatch):
     b = batch(torch.float64, vocabulary=7)
-    right = kt.from_logits.sft_from_logits
+    right = from_logits.sft_from_logits
 
     def wrong(*args, out, **kwargs):
         result = right(*args, out=out, **kwargs)
         out *= 1.01
         return result
 
-    monkeypatch.setattr(kt.from_logits, "sft_from_logits", wrong)
+    monkeypatch.setattr(from_logits, "sft_from_logits", wrong)
     with pytest.raises(GradcheckError):
         torch.autograd.gradcheck(lambda x: LOSSES["sft"][0](x, b).loss, (b["logits"],))
 
@@ -214,7 +217,7 @@ def test_without_gradient_nothing_of_the_logits_size_is_made(name, dtype, monkey
     ours = LOSSES[name][0]
     with_gradient = ours(b["logits"], b)
     ours(b["logits"].detach(), b)  # compiles
-    monkeypatch.delattr(kt, "_like")  # PyTorch's allocator is not traced
+    monkeypatch.delattr(tensors, "empty_like")  # PyTorch's allocator is not traced
     with torch.no_grad():
         tracemalloc.start()
         without = ours(b["logits"], b)
@@ -247,7 +250,7 @@ def test_rows_that_lie_apart_give_the_same_bits(name):
 def test_threads_change_no_bit(name, monkeypatch):
     b = batch(vocabulary=2000)
     ours, _ = pair(name, b)
-    monkeypatch.setattr(kt, "_GRAIN", 100)
+    monkeypatch.setattr(tensors, "_GRAIN", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     one = gradient(ours, b)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
@@ -257,33 +260,33 @@ def test_threads_change_no_bit(name, monkeypatch):
 
 def test_small_calls_start_no_thread(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert kt._share(None, torch.empty(2, 100)) == 1
-    assert kt._share(None, torch.empty(2, 2**17, device="meta")) == 3
-    assert kt._share(7, torch.empty(2, 100)) == 7
+    assert tensors.share(None, torch.empty(2, 100)) == 1
+    assert tensors.share(None, torch.empty(2, 2**17, device="meta")) == 3
+    assert tensors.share(7, torch.empty(2, 100)) == 7
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_memory_is_shared_both_ways(dtype):
     x = torch.zeros(3, 6, 8, dtype=dtype)
     for view in (x, x[:, :-1], x[1:]):
-        array = kt._logits("logits", view)
+        array = tensors.logits_of("logits", view)
         assert array.ctypes.data == view.data_ptr()
         assert array.strides == tuple(x.element_size() * s for s in view.stride())
-        assert np.shares_memory(kt._batch.logits(("logits",), array)[0], kt._memory(x))
-    kt._memory(x)[1, 2, 3] = 1
+        assert np.shares_memory(_batch.logits(("logits",), array)[0], tensors.memory(x))
+    tensors.memory(x)[1, 2, 3] = 1
     assert x[1, 2, 3] != 0
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_gradient_is_the_kernels_own_memory(name, monkeypatch):
     b, made = batch(), []
-    like = kt._like
+    empty_like = tensors.empty_like
 
     def spy(logits):
-        made.append(like(logits))
+        made.append(empty_like(logits))
         return made[-1]
 
-    monkeypatch.setattr(kt, "_like", spy)
+    monkeypatch.setattr(tensors, "empty_like", spy)
     leaf = b["logits"].detach().requires_grad_()
     (found,) = torch.autograd.grad(LOSSES[name][0](leaf, b).loss, leaf)
     assert [d.data_ptr() for d in made] == [found.data_ptr()]
@@ -453,5 +456,5 @@ def test_torch_and_numba_live_in_one_process_in_any_order(first, tmp_path):
 
 
 def test_the_module_does_not_hide_pytorch():
-    assert kt.torch is torch
+    assert tensors.torch is torch
     assert torch.__name__ == "torch"

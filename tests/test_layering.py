@@ -31,7 +31,8 @@ LAYERS = {
     "kernels.*": "kernels.*",
     "kernels.flops": "",
     "kernels.reference*": "kernels.* kernels.reference*",  # of the kernels, the types of their results alone
-    "kernels.torch": "kernels.*",
+    "kernels.torch": "kernels.torch.*",
+    "kernels.torch.*": "kernels.* kernels.torch.*",
     "rlhfbench.errors": "",
     "rlhfbench.hacking": "",
     "rlhfbench.kl_control": "",
@@ -95,7 +96,7 @@ LAYERS = {
 THIRD_PARTY = {
     "llvmlite": {"kernels.*"},
     "numba": {"kernels.*", "rlhfbench.jobs"},  # the warm-up times the compilation
-    "torch": {"kernels.torch"},
+    "torch": {"kernels.torch.*"},
     "scipy": {"rlhfbench.statistics"},
     "rich": {"rlhfbench.cli", "rlhfbench.layout", "rlhfbench.progress"},
     "matplotlib": {"rlhfbench.plots"},
@@ -301,6 +302,7 @@ def test_layers_form_no_cycle() -> None:
         ("rlhfbench.prepare", "import kernels.torch", "imports kernels.torch"),
         ("kernels.mine", "from rlhfbench.types import Float", "imports rlhfbench.types"),
         ("kernels.mine", "from kernels._jit import jit", "absolutely"),
+        ("kernels.mine", "from .torch._tensors import share", "imports kernels.torch._tensors"),
         ("kernels.mine", "import scipy.special", "imports scipy"),
         ("kernels.mine", "from numba import njit", "numba's njit"),
         ("kernels.mine", "@nb.njit(cache=True)\ndef f(): ...", "spells nb.njit"),
@@ -324,7 +326,7 @@ def test_a_violation_is_seen(module: str, source: str, says: str) -> None:
         ("rlhfbench.cli", "import rich\nprint('done')"),
         ("rlhfbench.report", "if TYPE_CHECKING:\n    from .sweeps import Sweep"),
         ("rlhfbench.harness", "try:\n    f()\nexcept SystemExit:\n    raise"),
-        ("kernels.torch", "import torch\nfrom . import optim"),
+        ("kernels.torch._mine", "import torch\nfrom .. import optim\nfrom . import _tensors"),
         ("kernels.reference", "from .preference import DPO\nfrom .reference_bag import bag_scores"),
         ("kernels.mine", '"""Not like numba.njit()."""\nfrom ._jit import jit'),
     ],

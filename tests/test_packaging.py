@@ -19,14 +19,16 @@ import rlhfbench
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
-    ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
-    for package in ("kernels", "rlhfbench")
-    for path in (CHECKOUT / package).rglob("*.py")
-    if path.stem not in {"__init__", "__main__"}
+    {
+        ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
+        for package in ("kernels", "rlhfbench")
+        for path in (CHECKOUT / package).rglob("*.py")
+    }
+    - {"kernels", "rlhfbench", "rlhfbench.__main__"}
 )
 # Modules that need what is not among the dependencies.
 OPTIONAL = {"kernels.torch": "torch"}
-PUBLIC_KERNELS = [m for m in MODULES if m.startswith("kernels.") and not m.startswith("kernels._")]
+PUBLIC_KERNELS = [m for m in MODULES if m.startswith("kernels.") and "._" not in m]
 
 installed = pytest.mark.skipif(
     "RLHFBENCH_TEST_INSTALLED" not in os.environ, reason="needs the installed wheel: run tox"
@@ -42,6 +44,12 @@ def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def skip_without_dependencies(module: str) -> None:
+    for package, needed in OPTIONAL.items():
+        if f"{module}.".startswith(f"{package}."):
+            pytest.importorskip(needed)
 
 
 def test_versions_agree() -> None:
@@ -93,8 +101,7 @@ def test_the_wheel_holds_every_module_and_no_init_of_kernels() -> None:
 
 @pytest.mark.parametrize("module", PUBLIC_KERNELS)
 def test_kernels_import_alone_from_any_folder(module: str, tmp_path: Path) -> None:
-    if module in OPTIONAL:
-        pytest.importorskip(OPTIONAL[module])
+    skip_without_dependencies(module)
     name = module.partition(".")[2]
     code = f"from kernels import {name}; import sys; print('rlhfbench' in sys.modules)"
     assert run(sys.executable, "-c", code, cwd=tmp_path) == "False\n"
@@ -111,8 +118,7 @@ def test_both_commands_say_their_version(command: list[str | Path], tmp_path: Pa
 
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_in_docstrings(module: str) -> None:
-    if module in OPTIONAL:
-        pytest.importorskip(OPTIONAL[module])
+    skip_without_dependencies(module)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     assert doctest.testmod(importlib.import_module(module), optionflags=flags).failed == 0
 
