@@ -98,6 +98,15 @@ def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
         raise ValueError(f"{name}: came with numbers too large for {dtype}, which is needed") from None
 
 
+def shaped(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], why: str) -> Array:
+    """`like`, of this shape."""
+    if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape and value.flags.carray:
+        return value
+    array = like(name, value, dtype)
+    shape_is(name, array, shape, why)
+    return array
+
+
 def integers(name: str, value: Any) -> Array:
     """`value` as a C-ordered int64 array."""
     if type(value) is np.ndarray and value.dtype is I64 and value.flags.carray:
@@ -168,6 +177,8 @@ def _float(value: Any) -> float:
 
 def whole(name: str, value: Any, low: int) -> int:
     """`value` as an int of at least `low`."""
+    if type(value) is int and low <= value <= _LARGEST:
+        return value
     if isinstance(value, (bool, np.bool_, np.timedelta64)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: came as {value!r}, an integer is needed")
     if value < low:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import _batch, categorical, from_logits, policy_gradient, preference
 from ._check import Array, like, number
-from ._from_logits import backward_jit, forward_jit, weighted_sum_jit
+from ._from_logits import backward_jit, forward_jit, weighted_sum_jit, weighted_sums_jit
 from ._tokens import Tokens, read_tokens
 
 __all__ = [
@@ -558,6 +558,14 @@ def _is_pair(name: str, value: Any) -> bool:
     return isinstance(value, tuple)
 
 
+def _sums(read: Tokens, temperature: float, threads: int) -> Array:
+    """The log-probability of each response."""
+    logprobs, weights = _score(read, temperature, threads)[0], read.weights
+    sums = np.empty(weights.shape[:-1], weights.dtype)
+    weighted_sums_jit(logprobs.ravel(), weights.ravel(), sums.ravel())
+    return sums
+
+
 def _halves(name: str, responses: Array) -> tuple[Array, Array]:
     if responses.ndim == 0 or len(responses) % 2:
         raise ValueError(
@@ -631,7 +639,7 @@ def dpo_loss(
         x, y = (_batch.logits(("logits",), z)[0] for z in (x, y))
         chosen = read_tokens(x, t, m, ignore_index, "chosen_")
         rejected = read_tokens(y, u, n, ignore_index, "rejected_")
-        up, down = (from_logits._Half(half, heat, share).forward() for half in (chosen, rejected))
+        up, down = (_sums(half, heat, share) for half in (chosen, rejected))
         ref_up, ref_down = (like("ref_logps", ref, up.dtype) for ref in refs)
         loss, _, _, *rewards = preference.dpo(up, down, ref_up, ref_down, beta, label_smoothing)
         return DPOLoss(*_tensors(up.dtype, loss), *map(torch.from_numpy, (*rewards, up, down)))
