@@ -13,7 +13,17 @@ from numpy.lib.stride_tricks import as_strided
 from . import _check
 from ._check import F32, F64, Array
 
-__all__ = ["as_rows", "gradient", "logits", "number", "over_rows", "some_rows", "stored", "temperature"]
+__all__ = [
+    "as_rows",
+    "flat",
+    "gradient",
+    "logits",
+    "number",
+    "over_rows",
+    "some_rows",
+    "stored",
+    "temperature",
+]
 
 _I16, _U16 = np.dtype(np.int16), np.dtype(np.uint16)
 
@@ -130,22 +140,27 @@ def over_rows(kernel: Callable[..., Any], threads: Any, *arrays: Array) -> int:
         return work(0) + sum(other.result() for other in others)
 
 
+def flat(x: Array) -> Array:
+    """What is (...) in C order as (N,)."""
+    return x if x.ndim == 1 else x.ravel()
+
+
 def as_rows(*arrays: Array) -> tuple[Array, ...]:
     """What is (...) as (N,), and what is (..., V), like the first, as (N, V) if views of all can be that."""
     ndim, V = arrays[0].ndim, arrays[0].shape[-1]
     if ndim == 2:
         return arrays
-    flat: list[Array] = []
+    rows: list[Array] = []
     for a in arrays:
         if a.ndim != ndim:
-            flat.append(a if a.ndim == 1 else a.ravel())
+            rows.append(flat(a))
         elif a.flags.c_contiguous:
-            flat.append(a.reshape(-1, V))
-        elif (view := _flat(a)) is not None:
-            flat.append(view)
+            rows.append(a.reshape(-1, V))
+        elif (view := _rows_of(a)) is not None:
+            rows.append(view)
         else:
-            return tuple([a if a.ndim == ndim else a.ravel() for a in arrays])
-    return tuple(flat)
+            return tuple([a if a.ndim == ndim else flat(a) for a in arrays])
+    return tuple(rows)
 
 
 def some_rows(*arrays: Array) -> tuple[Array, ...]:
@@ -168,7 +183,7 @@ def _pieces(arrays: tuple[Array, ...], start: int, stop: int) -> Iterator[list[A
         yield from _pieces(as_rows(*part), first, last)
 
 
-def _flat(x: Array) -> Array | None:
+def _rows_of(x: Array) -> Array | None:
     """x, (..., V), as (N, V) without a copy; None if that cannot be."""
     axes = [(n, step) for n, step in zip(x.shape[:-1], x.strides, strict=False) if n != 1]
     count, stride = axes.pop() if axes else (1, x.itemsize)

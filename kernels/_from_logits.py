@@ -22,15 +22,15 @@ from ._vecmath import plus, wide
 
 @jit
 def weights_jit(tokens, mask, ignore_index, weights):
-    """Writes weights (N,): the mask, which may be the same array, and 0 at ignored tokens. Returns their sum.
+    """Writes weights (N,): the mask, (N,) or none (0,), and 0 at ignored tokens. Returns their sum.
 
     The sum is NaN if an entry of the mask is negative, infinite or NaN.
     """
     K = weights.dtype.type
-    zero, most, bad = K(0.0), K(np.inf), K(np.nan)
+    zero, one, most, bad = K(0.0), K(1.0), K(np.inf), K(np.nan)
     count = np.float64(0.0)
     for n in range(tokens.shape[0]):
-        weight = mask[n]
+        weight = mask[n] if mask.shape[0] > 0 else one
         weight = weight if (weight >= zero) & (weight < most) else bad
         weight = zero if tokens[n] == ignore_index else weight
         weights[n] = weight

@@ -18,30 +18,38 @@ _EACH = "one a token, as the logits without the last axis"
 
 
 class Tokens:
-    """Logits (..., V), tokens (...), their mask and room for what each weighs (...): checked, named with the prefix."""
+    """Logits (..., V), tokens (...) and their mask, checked and named with the prefix, and room for numbers a token.
 
-    __slots__ = ("logits", "mask", "prefix", "tokens", "total", "weights")
+    The mask is (N,), or (0,) if there is none. `columns` are (k, N), of which the first holds what each token weighs.
+    """
 
-    def __init__(self, logits: Array, tokens: Any, mask: Any, prefix: str = "") -> None:
+    __slots__ = ("columns", "logits", "mask", "prefix", "tokens", "total")
+
+    def __init__(self, logits: Array, tokens: Any, mask: Any, columns: int = 1, prefix: str = "") -> None:
         shape, dtype = logits.shape[:-1], _batch.number(logits)
-        self.logits, self.prefix, self.total = logits, prefix, 1.0
-        self.tokens = _check.integers(prefix + "tokens", tokens)
-        if self.tokens.shape != shape:
-            _check.shape_is(prefix + "tokens", self.tokens, shape, _EACH)
-        self.weights = np.empty(shape, dtype)
+        t = _check.integers(prefix + "tokens", tokens)
+        if t.shape != shape:
+            _check.shape_is(prefix + "tokens", t, shape, _EACH)
         if mask is None:
-            self.mask = self.weights
-            self.mask.fill(1.0)
+            self.mask = np.empty(0, dtype)
         else:
-            self.mask = _check.shaped(prefix + "mask", mask, dtype, shape, _EACH)
+            self.mask = _batch.flat(_check.shaped(prefix + "mask", mask, dtype, shape, _EACH))
+        self.logits, self.tokens, self.prefix, self.total = logits, t, prefix, 1.0
+        self.columns = np.empty((columns, t.size), dtype)
+
+    @property
+    def weights(self) -> Array:
+        """What each token weighs, (...)."""
+        weights: Array = self.columns[0].reshape(self.tokens.shape)
+        return weights
 
     def empty(self) -> Array:
         """Room for one number a token."""
-        return np.empty(self.tokens.shape, self.weights.dtype)
+        return np.empty(self.tokens.shape, self.columns.dtype)
 
     def column(self, name: str, value: Any) -> Array:
         """One number a token, in the precision that the logits are computed with."""
-        return _check.shaped(name, value, self.weights.dtype, self.tokens.shape, _EACH)
+        return _check.shaped(name, value, self.columns.dtype, self.tokens.shape, _EACH)
 
     def check(self, total: float, outside: int = 0) -> None:
         """Given the sum of the weights, and how many tokens are outside the vocabulary: there must be none."""
@@ -61,30 +69,40 @@ class Tokens:
         """Call a kernel that returns how many tokens are outside the vocabulary; there must be none."""
         self.check(self.total, _batch.over_rows(kernel, threads, self.logits, self.tokens, *arrays))
 
-    def loss(self, kernel: Callable[..., Any], threads: int, scalars: tuple[Any, ...], *arrays: Array) -> Any:
-        """Call one of `_whole_losses` with logits, tokens, mask, weights, and arrays, all in rows, and the scalars.
+    def loss(
+        self,
+        kernel: Callable[..., Any],
+        threads: int,
+        scalars: tuple[Any, ...],
+        written: Array,
+        *arrays: Array,
+    ) -> Any:
+        """Call one of `_whole_losses`; what is given a token is whole, (N,).
 
         Returns what it does after the sum of the weights and how many tokens are outside the vocabulary.
         """
-        rows = _batch.as_rows(self.logits, self.tokens, self.mask, self.weights, *arrays)
-        if type(threads) is int and threads == 1 and rows[0].ndim == 2:
-            total, outside, *losses = kernel(*rows, ALL, 0.0, *scalars)
+        given = _batch.flat(self.tokens), self.mask, self.columns, *arrays
+        x, d = _batch.as_rows(self.logits, written)
+        if type(threads) is int and threads == 1 and x.ndim == 2:
+            total, outside, *losses = kernel(x, d, *given, ALL, 0, 0.0, *scalars)
             self.check(total, outside)
             return losses
-        some = _batch.some_rows(*rows)
-        total, *_ = kernel(*some, WEIGH, 0.0, *scalars)
+
+        def rows(x: Array, d: Array, places: Array) -> int:
+            outside: int = kernel(x, d, *given, ROWS, int(places[0]), total, *scalars)[1]
+            return outside
+
+        some = _batch.some_rows(x, d)
+        total = kernel(*some, *given, WEIGH, 0, 0.0, *scalars)[0]
         self.check(total)
-        self.check(
-            total, _batch.over_rows(lambda *part: kernel(*part, ROWS, total, *scalars)[1], threads, *rows)
-        )
-        return kernel(*some, SUM, total, *scalars)[2:]
+        self.check(total, _batch.over_rows(rows, threads, x, d, np.arange(self.tokens.size)))
+        return kernel(*some, *given, SUM, 0, total, *scalars)[2:]
 
 
 def read_tokens(logits: Array, tokens: Any, mask: Any, ignore_index: Any, prefix: str = "") -> Tokens:
     """Check tokens and mask, and weigh each token."""
-    read = Tokens(logits, tokens, mask, prefix)
-    ignored = ignored_token(ignore_index)
-    read.check(weights_jit(read.tokens.ravel(), read.mask.ravel(), ignored, read.weights.ravel()))
+    read = Tokens(logits, tokens, mask, prefix=prefix)
+    read.check(weights_jit(read.tokens.ravel(), read.mask, ignored_token(ignore_index), read.columns[0]))
     return read
 
 

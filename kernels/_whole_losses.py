@@ -2,10 +2,10 @@
 """Jitted bodies of `from_logits`, a loss each: from logits (N, V) to their gradient, by way of `_from_logits`.
 
 A loss is several steps: weigh the tokens, go through the rows, sum up. One call takes all of them, because a call from
-Python costs more than a short row's computation; where rows are shared out, each call takes one, and is given its
-share of the arrays. What a step needs of an earlier one is in the arrays, and in `total`, the sum of the weights; where
-that is not a number to divide by, no later step is taken. Logits and their gradients are as everywhere, what is given
-a token is (N,). Scalars stand last, behind what is shared out.
+Python, and each array that it hands over, costs more than a short row's computation. Where rows are shared out, each
+call takes one step, and is given some of the rows: n of them, of which the first belongs to token `first`. What is
+given a token is whole, (N,), or columns (k, N). What a step needs of an earlier one is in the columns, of which weights
+come first, and in `total`, their sum; where that is not a number to divide by, no later step is taken.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ def _divisor(total):
 
 
 @jit
-def sft_loss_jit(logits, tokens, mask, weights, logprobs, d_logits, steps, total, ignore_index, temperature):
-    """Writes weights, logprobs (N,), d_logits (N, V). Returns total, tokens outside the vocabulary, loss."""
+def sft_loss_jit(
+    logits, d_logits, tokens, mask, columns, logprobs, steps, first, total, ignore_index, temperature
+):
+    """Columns: weights. Writes them, logprobs, d_logits. Returns total, tokens outside the vocabulary, loss."""
+    weights = columns[0]
     outside, loss = 0, np.float64(0.0)
     if steps & WEIGH:
         total = weights_jit(tokens, mask, ignore_index, weights)
@@ -52,7 +55,8 @@ def sft_loss_jit(logits, tokens, mask, weights, logprobs, d_logits, steps, total
         return total, outside, loss
     rate = -1.0 / _divisor(total)
     if steps & ROWS:
-        outside = linear_jit(logits, tokens, weights, rate, temperature, logprobs, d_logits)
+        part = slice(first, first + logits.shape[0])
+        outside = linear_jit(logits, tokens[part], weights[part], rate, temperature, logprobs[part], d_logits)
     if steps & SUM:
         loss = rate * weighted_sum_jit(logprobs, weights)
     return total, outside, loss
@@ -61,24 +65,25 @@ def sft_loss_jit(logits, tokens, mask, weights, logprobs, d_logits, steps, total
 @jit
 def ppo_loss_jit(
     logits,
+    d_logits,
     tokens,
     mask,
-    weights,
+    columns,
     old_logprobs,
     advantages,
-    slopes,
     logprobs,
-    d_logits,
     steps,
+    first,
     total,
     ignore_index,
     temperature,
     cliprange,
 ):
-    """Writes weights, slopes, logprobs (N,), d_logits (N, V).
+    """Columns: weights, slopes. Writes them, logprobs, d_logits.
 
     Returns total, tokens outside the vocabulary, loss, clipfrac, approxkl.
     """
+    weights, slopes = columns[0], columns[1]
     outside, loss, clipfrac, kl = 0, np.float64(0.0), np.float64(0.0), np.float64(0.0)
     if steps & WEIGH:
         total = weights_jit(tokens, mask, ignore_index, weights)
@@ -86,24 +91,24 @@ def ppo_loss_jit(
     if not _is_sum(total):
         return total, outside, loss, clipfrac, kl
     if steps & ROWS:
-        low, high = 1.0 - cliprange, 1.0 + cliprange
+        part = slice(first, first + logits.shape[0])
         outside = clipped_jit(
             logits,
-            tokens,
-            old_logprobs,
-            old_logprobs,
-            advantages,
-            weights,
-            slopes,
-            low,
-            high,
+            tokens[part],
+            old_logprobs[part],
+            old_logprobs[part],
+            advantages[part],
+            weights[part],
+            slopes[part],
+            1.0 - cliprange,
+            1.0 + cliprange,
             0.0,
             temperature,
-            logprobs,
+            logprobs[part],
             d_logits,
         )
     if steps & SUM:
-        one = (1, weights.shape[0])
+        one = (1, tokens.shape[0])
         loss, clipfrac, kl = ppo_clip_jit(
             logprobs.reshape(one),
             old_logprobs.reshape(one),
@@ -118,33 +123,33 @@ def ppo_loss_jit(
 @jit
 def grpo_loss_jit(
     logits,
+    d_logits,
     tokens,
     mask,
-    weights,
+    columns,
     old_logprobs,
     ref_logprobs,
-    repeated,
-    slopes,
+    advantages,
     logprobs,
-    d_logits,
     steps,
+    first,
     total,
     ignore_index,
     temperature,
-    advantages,
-    has_ref,
-    T,
     cliprange,
     cliprange_high,
     beta,
     aggregation,
+    has_ref,
 ):
-    """Advantages (B,) of sequences of T tokens. Writes weights, repeated, slopes, logprobs (N,), d_logits (N, V).
+    """Columns: weights, slopes, advantages (B,) repeated for the tokens. Writes them, logprobs, d_logits.
 
     Returns total, tokens outside the vocabulary, loss, clipfrac, kl.
     """
+    weights, slopes, repeated = columns[0], columns[1], columns[2]
     outside, loss, clipfrac, kl = 0, np.float64(0.0), np.float64(0.0), np.float64(0.0)
-    shape = advantages.shape[0], T
+    B = advantages.shape[0]
+    shape = B, tokens.shape[0] // max(B, 1)
     if steps & WEIGH:
         total = weights_jit(tokens, mask, ignore_index, weights)
         sequences_jit(
@@ -158,28 +163,28 @@ def grpo_loss_jit(
     if not _is_sum(total):
         return total, outside, loss, clipfrac, kl
     if steps & ROWS:
-        low, high = 1.0 - cliprange, 1.0 + cliprange_high
+        part = slice(first, first + logits.shape[0])
         outside = clipped_jit(
             logits,
-            tokens,
-            old_logprobs,
-            ref_logprobs,
-            repeated,
-            weights,
-            slopes,
-            low,
-            high,
+            tokens[part],
+            old_logprobs[part],
+            ref_logprobs[part],
+            repeated[part],
+            weights[part],
+            slopes[part],
+            1.0 - cliprange,
+            1.0 + cliprange_high,
             beta,
             temperature,
-            logprobs,
+            logprobs[part],
             d_logits,
         )
     if steps & SUM:
-        shown = shape[0] if has_ref else 0
+        shown = (B if has_ref else 0, shape[1])
         loss, clipfrac, kl = grpo_jit(
             logprobs.reshape(shape),
             old_logprobs.reshape(shape),
-            ref_logprobs[: shown * T].reshape((shown, T)),
+            ref_logprobs[: shown[0] * shown[1]].reshape(shown),
             advantages,
             weights.reshape(shape),
             cliprange,
@@ -194,41 +199,36 @@ def grpo_loss_jit(
 @jit
 def dpo_loss_jit(
     logits,
-    tokens,
-    mask,
-    weights,
-    logprobs,
-    tops,
-    masses,
-    slopes,
     d_logits,
     other_logits,
+    other_d_logits,
+    tokens,
+    mask,
+    columns,
+    masses,
     other_tokens,
     other_mask,
-    other_weights,
-    other_logprobs,
-    other_tops,
+    other_columns,
     other_masses,
-    other_slopes,
-    other_d_logits,
     ref_chosen,
     ref_rejected,
-    sums,
-    other_sums,
-    rewards,
-    other_rewards,
-    scratch,
+    pairs,
     steps,
+    first,
     ignore_index,
     temperature,
     beta,
     label_smoothing,
 ):
-    """Of B pairs, chosen and other: their tokens (N,) and (M,), logits (N, V) and (M, V); scratch is (2, B).
+    """Chosen responses, of N tokens together, and the others, of M.
 
-    Writes all but logits, tokens, masks and references; sums and rewards are (B,). Returns both totals, how many
-    tokens are outside the vocabulary in both, loss. Where any are, no later step is taken.
+    Columns, of each: weights, logprobs, tops, slopes. Pairs, (6, B): sums of logprobs, rewards, slopes, of chosen and
+    of others in turn. Writes them, masses, d_logits. Returns both totals, how many tokens are outside the vocabulary in
+    both, loss. Where any are, no later step is taken.
     """
+    weights, logprobs, tops, slopes = columns[0], columns[1], columns[2], columns[3]
+    other_weights, other_logprobs = other_columns[0], other_columns[1]
+    other_tops, other_slopes = other_columns[2], other_columns[3]
     total, other_total, loss = np.float64(0.0), np.float64(0.0), np.float64(0.0)
     outside, other_outside = 0, 0
     if steps & WEIGH:
@@ -236,42 +236,59 @@ def dpo_loss_jit(
         other_total = weights_jit(other_tokens, other_mask, ignore_index, other_weights)
     if not (_is_sum(total) and _is_sum(other_total)):
         return total, other_total, outside, other_outside, loss
+    part, other_part = slice(first, first + logits.shape[0]), slice(first, first + other_logits.shape[0])
     if steps & ROWS:
-        outside = forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses)
+        outside = forward_jit(
+            logits, tokens[part], weights[part], temperature, logprobs[part], tops[part], masses[part]
+        )
     if steps & OTHER_ROWS:
         other_outside = forward_jit(
-            other_logits, other_tokens, other_weights, temperature, other_logprobs, other_tops, other_masses
+            other_logits,
+            other_tokens[other_part],
+            other_weights[other_part],
+            temperature,
+            other_logprobs[other_part],
+            other_tops[other_part],
+            other_masses[other_part],
         )
     if outside + other_outside > 0:
         return total, other_total, outside, other_outside, loss
     if steps & SUM:
-        weighted_sums_jit(logprobs, weights, sums)
-        weighted_sums_jit(other_logprobs, other_weights, other_sums)
-        slope, other_slope = scratch[0], scratch[1]
+        weighted_sums_jit(logprobs, weights, pairs[0])
+        weighted_sums_jit(other_logprobs, other_weights, pairs[1])
         loss = dpo_jit(
-            sums,
-            other_sums,
+            pairs[0],
+            pairs[1],
             ref_chosen,
             ref_rejected,
             beta,
             label_smoothing,
-            slope,
-            other_slope,
-            rewards,
-            other_rewards,
+            pairs[4],
+            pairs[5],
+            pairs[2],
+            pairs[3],
         )
-        _repeat(slope, slopes)
-        _repeat(other_slope, other_slopes)
+        _repeat(pairs[4], slopes)
+        _repeat(pairs[5], other_slopes)
     if steps & GRADIENT:
-        backward_jit(logits, tokens, slopes, weights, tops, masses, temperature, d_logits)
+        backward_jit(
+            logits,
+            tokens[part],
+            slopes[part],
+            weights[part],
+            tops[part],
+            masses[part],
+            temperature,
+            d_logits,
+        )
     if steps & OTHER_GRADIENT:
         backward_jit(
             other_logits,
-            other_tokens,
-            other_slopes,
-            other_weights,
-            other_tops,
-            other_masses,
+            other_tokens[other_part],
+            other_slopes[other_part],
+            other_weights[other_part],
+            other_tops[other_part],
+            other_masses[other_part],
             temperature,
             other_d_logits,
         )

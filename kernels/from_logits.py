@@ -108,7 +108,7 @@ def sft_from_logits(
     )
     result, written = _batch.gradient(out, x, logits, tokens, mask)
     logprobs = read.empty()
-    (loss,) = read.loss(sft_loss_jit, threads, (ignored, heat), logprobs, written)
+    (loss,) = read.loss(sft_loss_jit, threads, (ignored, heat), written, _batch.flat(logprobs))
     return SFTFromLogits(loss, result, logprobs)
 
 
@@ -160,14 +160,14 @@ def ppo_from_logits(
     (-2.0, array([[ 1., -1.]]))
     """
     (x,) = _batch.logits(("logits",), logits)
-    read, ignored = Tokens(x, tokens, mask), ignored_token(ignore_index)
+    read, ignored = Tokens(x, tokens, mask, 2), ignored_token(ignore_index)
     old = read.column("old_logprobs", old_logprobs)
     each = read.column("advantages", advantages)
     reach, heat = _check.number("cliprange", cliprange, 0.0), _batch.temperature(temperature)
     result, written = _batch.gradient(out, x, logits, tokens, old_logprobs, advantages, mask)
-    logprobs, slopes = read.empty(), read.empty()
-    columns = old, each, slopes, logprobs
-    loss, clipfrac, approxkl = read.loss(ppo_loss_jit, threads, (ignored, heat, reach), *columns, written)
+    logprobs = read.empty()
+    columns = [_batch.flat(a) for a in (old, each, logprobs)]
+    loss, clipfrac, approxkl = read.loss(ppo_loss_jit, threads, (ignored, heat, reach), written, *columns)
     return PPOFromLogits(loss, result, clipfrac, approxkl, logprobs)
 
 
@@ -227,8 +227,8 @@ def grpo_from_logits(
     if not isinstance(loss_type, str) or loss_type not in AGGREGATIONS:
         raise ValueError(f"loss_type: came as {loss_type!r}, one of {', '.join(AGGREGATIONS)} is needed")
     (x,) = _batch.logits(("logits",), logits)
-    read, ignored = Tokens(x, tokens, mask), ignored_token(ignore_index)
-    T = _check.last_axis("tokens", read.tokens)
+    read, ignored = Tokens(x, tokens, mask, 3), ignored_token(ignore_index)
+    _check.last_axis("tokens", read.tokens)
     old = read.column("old_logprobs", old_logprobs)
     each = _check.shaped("advantages", advantages, old.dtype, old.shape[:-1], "one a sequence")
     low, heat = _check.number("cliprange", cliprange, 0.0), _batch.temperature(temperature)
@@ -241,9 +241,8 @@ def grpo_from_logits(
     ref = old if ref_logprobs is None else read.column("ref_logprobs", ref_logprobs)
     inputs = (logits, tokens, old_logprobs, advantages, mask, ref_logprobs)
     result, written = _batch.gradient(out, x, *inputs)
-    logprobs, slopes, repeated = read.empty(), read.empty(), read.empty()
-    columns = old, ref, repeated, slopes, logprobs
-    options = low, high, strength, AGGREGATIONS[loss_type]
-    scalars = (ignored, heat, each.ravel(), ref_logprobs is not None, T, *options)
-    loss, clipfrac, kl = read.loss(grpo_loss_jit, threads, scalars, *columns, written)
+    logprobs, has_ref = read.empty(), ref_logprobs is not None
+    columns = [_batch.flat(a) for a in (old, ref, each, logprobs)]
+    scalars = ignored, heat, low, high, strength, AGGREGATIONS[loss_type], has_ref
+    loss, clipfrac, kl = read.loss(grpo_loss_jit, threads, scalars, written, *columns)
     return GRPOFromLogits(loss, result, clipfrac, kl, logprobs)

@@ -88,15 +88,15 @@ def dpo_from_logits(
     (0.6931, array([[[ 0.025, -0.025]]]), array([[[ 0.025, -0.025]]]))
     """
     x, y = _batch.logits(("chosen_logits", "rejected_logits"), chosen_logits, rejected_logits)
-    chosen = Tokens(x, chosen_tokens, chosen_mask, "chosen_")
-    rejected = Tokens(y, rejected_tokens, rejected_mask, "rejected_")
+    chosen = Tokens(x, chosen_tokens, chosen_mask, 4, "chosen_")
+    rejected = Tokens(y, rejected_tokens, rejected_mask, 4, "rejected_")
     ignored = ignored_token(ignore_index)
     shape = chosen.tokens.shape[:-1]
     if chosen.tokens.ndim == 0 or rejected.tokens.shape[:-1] != shape:
         raise ValueError(
             f"rejected_logits: came with shape {y.shape}, (..., U, V) is needed as (..., T, V) is {x.shape}"
         )
-    dtype = chosen.weights.dtype
+    dtype = chosen.columns.dtype
     up = _check.shaped("ref_chosen", ref_chosen, dtype, shape, "one a sequence")
     down = _check.shaped("ref_rejected", ref_rejected, dtype, shape, "one a sequence")
     _check.not_empty("ref_chosen", up)
@@ -106,11 +106,10 @@ def dpo_from_logits(
     inputs = chosen_logits, rejected_logits, chosen_tokens, rejected_tokens, ref_chosen, ref_rejected
     d_chosen, d_x = _batch.gradient(first, x, *inputs, chosen_mask, rejected_mask)
     d_rejected, d_y = _batch.gradient(second, y, *inputs, chosen_mask, rejected_mask)
-    sums, other_sums, rewards, other_rewards = [np.empty(shape, dtype) for _ in range(4)]
-    columns = up, down, sums, other_sums, rewards, other_rewards
-    pairs = (*[a.ravel() for a in columns], np.empty((2, up.size), dtype))
-    scalars = ignored, heat, strength, smoothing
-    loss = _loss(chosen, rejected, d_x, d_y, threads, pairs, scalars)
+    pairs = np.empty((6, *shape), dtype)  # the last two hold the slopes by each response's log-probability
+    given = _batch.flat(up), _batch.flat(down), pairs if pairs.ndim == 2 else pairs.reshape(6, -1)
+    loss = _loss(chosen, rejected, d_x, d_y, threads, given, (ignored, heat, strength, smoothing))
+    sums, other_sums, rewards, other_rewards = [pairs[i, ...] for i in range(4)]
     return DPOFromLogits(loss, d_chosen, d_rejected, rewards, other_rewards, sums, other_sums)
 
 
@@ -124,40 +123,44 @@ def _loss(
     scalars: tuple[Any, ...],
 ) -> Any:
     """Call `dpo_loss_jit`, which writes the gradients and what is given a pair."""
-    rows, others = _rows(chosen, d_chosen), _rows(rejected, d_rejected)
+    rows, others = _batch.as_rows(chosen.logits, d_chosen), _batch.as_rows(rejected.logits, d_rejected)
+    given = *_columns(chosen), *_columns(rejected), *pairs
     if type(threads) is int and threads == 1 and rows[0].ndim == others[0].ndim == 2:
-        total, other_total, outside, other_outside, loss = dpo_loss_jit(*rows, *others, *pairs, ALL, *scalars)
+        total, other_total, outside, other_outside, loss = dpo_loss_jit(
+            *rows, *others, *given, ALL, 0, *scalars
+        )
         chosen.check(total, outside)
         rejected.check(other_total, other_outside)
         return loss
     some, some_others = _batch.some_rows(*rows), _batch.some_rows(*others)
 
-    def step(which: int, *part: Array) -> Any:
-        return dpo_loss_jit(*part, *pairs, which, *scalars)
+    def of_chosen(step: int) -> int:
+        def call(x: Array, d: Array, places: Array) -> Any:
+            return dpo_loss_jit(x, d, *some_others, *given, step, int(places[0]), *scalars)[2]
 
-    def of_chosen(which: int) -> int:
-        return _batch.over_rows(lambda *part: step(which, *part, *some_others)[2], threads, *rows)
+        return _batch.over_rows(call, threads, *rows, np.arange(chosen.tokens.size))
 
-    def of_rejected(which: int) -> int:
-        return _batch.over_rows(lambda *part: step(which, *some, *part)[3], threads, *others)
+    def of_rejected(step: int) -> int:
+        def call(x: Array, d: Array, places: Array) -> Any:
+            return dpo_loss_jit(*some, x, d, *given, step, int(places[0]), *scalars)[3]
 
-    total, other_total, *_ = step(WEIGH, *some, *some_others)
+        return _batch.over_rows(call, threads, *others, np.arange(rejected.tokens.size))
+
+    total, other_total, *_ = dpo_loss_jit(*some, *some_others, *given, WEIGH, 0, *scalars)
     chosen.check(total)
     rejected.check(other_total)
     chosen.check(total, of_chosen(ROWS))
     rejected.check(other_total, of_rejected(OTHER_ROWS))
-    *_, loss = step(SUM, *some, *some_others)
+    *_, loss = dpo_loss_jit(*some, *some_others, *given, SUM, 0, *scalars)
     of_chosen(GRADIENT)
     of_rejected(OTHER_GRADIENT)
     return loss
 
 
-def _rows(read: Tokens, written: Array) -> tuple[Array, ...]:
-    """What `dpo_loss_jit` is given of one response of each pair."""
-    count, dtype = read.tokens.size, read.weights.dtype
-    logprobs, tops, slopes = np.empty(count, dtype), np.empty(count, dtype), np.empty(count, dtype)
-    columns = logprobs, tops, np.empty(count, _check.sums(dtype)), slopes
-    return _batch.as_rows(read.logits, read.tokens, read.mask, read.weights, *columns, written)
+def _columns(read: Tokens) -> tuple[Array, ...]:
+    """What `dpo_loss_jit` is given of the tokens of one response of each pair."""
+    masses = np.empty(read.tokens.size, _check.sums(read.columns.dtype))
+    return _batch.flat(read.tokens), read.mask, read.columns, masses
 
 
 def _pair(out: Any, chosen: Any, rejected: Any) -> tuple[Any, Any]:
