@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +30,8 @@ _I16, _U16 = np.dtype(np.int16), np.dtype(np.uint16)
 
 def number(x: Array) -> np.dtype[Any]:
     """The type that stored logits are computed with, and results have."""
-    return F32 if x.dtype is _I16 or x.dtype is _U16 else x.dtype
+    dtype = x.dtype
+    return F32 if dtype is _I16 or dtype is _U16 else dtype
 
 
 def stored(array: Array) -> Array:
@@ -115,15 +116,26 @@ def gradient(out: Any, x: Array, *inputs: Any) -> tuple[Array, Array]:
     return checked, checked
 
 
+def numbers(out: Any, x: Array, *inputs: Any) -> Array:
+    """`out`, or a new array for one number a row of the logits x."""
+    if out is None:
+        return np.empty(x.shape[:-1], number(x))
+    return _check.output(out, x.shape[:-1], number(x), *inputs)
+
+
 def over_rows(kernel: Callable[..., Any], threads: Any, *arrays: Array) -> int:
     """Call `kernel` with the rows of all arrays, and add up what it returns.
 
     The first array is (..., V); those with as many axes are given as (N, V), the others, (...) in C order, as (N,).
     Rows are independent of each other, so that neither the number of threads nor that of the calls changes a bit.
     """
-    arrays = as_rows(*arrays)
-    if type(threads) is int and threads == 1 and arrays[0].ndim == 2:
-        return kernel(*arrays) or 0
+    rows = as_rows(arrays)
+    if type(threads) is int and threads == 1 and rows[0].ndim == 2:
+        return kernel(*rows) or 0
+    return _share_out(kernel, threads, rows)
+
+
+def _share_out(kernel: Callable[..., Any], threads: Any, arrays: Sequence[Array]) -> int:
     rows = arrays[0].size // arrays[0].shape[-1]
     share = -(-rows // min(_check.whole("threads", threads, 1), os.cpu_count() or 1))
     if rows == 0:
@@ -145,32 +157,33 @@ def flat(x: Array) -> Array:
     return x if x.ndim == 1 else x.ravel()
 
 
-def as_rows(*arrays: Array) -> tuple[Array, ...]:
+def as_rows(arrays: Sequence[Array]) -> Sequence[Array]:
     """What is (...) as (N,), and what is (..., V), like the first, as (N, V) if views of all can be that."""
-    ndim, V = arrays[0].ndim, arrays[0].shape[-1]
+    ndim = arrays[0].ndim
     if ndim == 2:
         return arrays
+    V = arrays[0].shape[-1]
     rows: list[Array] = []
     for a in arrays:
         if a.ndim != ndim:
-            rows.append(flat(a))
+            rows.append(a.ravel())
         elif a.flags.c_contiguous:
             rows.append(a.reshape(-1, V))
         elif (view := _rows_of(a)) is not None:
             rows.append(view)
         else:
-            return tuple([a if a.ndim == ndim else flat(a) for a in arrays])
-    return tuple(rows)
+            return [a if a.ndim == ndim else a.ravel() for a in arrays]
+    return rows
 
 
-def some_rows(*arrays: Array) -> tuple[Array, ...]:
+def some_rows(arrays: Sequence[Array]) -> list[Array]:
     """Of arrays from `as_rows`, what is (..., V) as (n, V): of the same types as what `over_rows` hands on."""
     ndim = arrays[0].ndim
     first = (0,) * (ndim - 2)
-    return tuple([a[first] if a.ndim == ndim else a for a in arrays])
+    return [a[first] if a.ndim == ndim else a for a in arrays]
 
 
-def _pieces(arrays: tuple[Array, ...], start: int, stop: int) -> Iterator[list[Array]]:
+def _pieces(arrays: Sequence[Array], start: int, stop: int) -> Iterator[list[Array]]:
     """Rows start to stop of all arrays, (N, V) or more axes and (N,), in as few pieces as views allow."""
     ndim = arrays[0].ndim
     if ndim == 2:
@@ -180,7 +193,7 @@ def _pieces(arrays: tuple[Array, ...], start: int, stop: int) -> Iterator[list[A
     for i in range(start // inner, -(-stop // inner)):
         first, last = max(start - i * inner, 0), min(stop - i * inner, inner)
         part = [a[i] if a.ndim == ndim else a[i * inner : (i + 1) * inner] for a in arrays]
-        yield from _pieces(as_rows(*part), first, last)
+        yield from _pieces(as_rows(part), first, last)
 
 
 def _rows_of(x: Array) -> Array | None:

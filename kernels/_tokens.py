@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,20 +82,29 @@ class Tokens:
         Returns what it does after the sum of the weights and how many tokens are outside the vocabulary.
         """
         given = _batch.flat(self.tokens), self.mask, self.columns, *arrays
-        x, d = _batch.as_rows(self.logits, written)
-        if type(threads) is int and threads == 1 and x.ndim == 2:
-            total, outside, *losses = kernel(x, d, *given, ALL, 0, 0.0, *scalars)
+        rows = _batch.as_rows((self.logits, written))
+        if type(threads) is int and threads == 1 and rows[0].ndim == 2:
+            total, outside, *losses = kernel(*rows, *given, ALL, 0, 0.0, *scalars)
             self.check(total, outside)
             return losses
+        return self._in_steps(kernel, threads, scalars, rows, given)
 
-        def rows(x: Array, d: Array, places: Array) -> int:
+    def _in_steps(
+        self,
+        kernel: Callable[..., Any],
+        threads: int,
+        scalars: tuple[Any, ...],
+        rows: Sequence[Array],
+        given: tuple[Array, ...],
+    ) -> Any:
+        def share(x: Array, d: Array, places: Array) -> int:
             outside: int = kernel(x, d, *given, ROWS, int(places[0]), total, *scalars)[1]
             return outside
 
-        some = _batch.some_rows(x, d)
+        some = _batch.some_rows(rows)
         total = kernel(*some, *given, WEIGH, 0, 0.0, *scalars)[0]
         self.check(total)
-        self.check(total, _batch.over_rows(rows, threads, x, d, np.arange(self.tokens.size)))
+        self.check(total, _batch.over_rows(share, threads, *rows, np.arange(self.tokens.size)))
         return kernel(*some, *given, SUM, 0, total, *scalars)[2:]
 
 

@@ -130,7 +130,7 @@ def token_logprobs(logits: Any, tokens: Any, out: Array | None = None, *, thread
     """
     (x,) = _batch.logits(("logits",), logits)
     t = _tokens(tokens, x)
-    result = _check.output(out, t.shape, _batch.number(x), logits, tokens)
+    result = _batch.numbers(out, x, logits, tokens)
     _all_inside(_batch.over_rows(token_logprobs_jit, threads, x, t, result), t, x)
     return result
 
@@ -198,7 +198,7 @@ def entropy(logits: Any, out: Array | None = None, *, threads: int = 1) -> Array
     array([0.6931, 0.    ])
     """
     (x,) = _batch.logits(("logits",), logits)
-    result = _check.output(out, x.shape[:-1], _batch.number(x), logits)
+    result = _batch.numbers(out, x, logits)
     _batch.over_rows(entropy_jit, threads, x, result)
     return result
 
@@ -265,7 +265,7 @@ def kl_divergence(logits: Any, ref_logits: Any, out: Array | None = None, *, thr
     x, y = _batch.logits(("logits", "ref_logits"), logits, ref_logits)
     if x.shape != y.shape:
         _check.same_shape(("logits", "ref_logits"), x, y)
-    result = _check.output(out, x.shape[:-1], _batch.number(x), logits, ref_logits)
+    result = _batch.numbers(out, x, logits, ref_logits)
     _batch.over_rows(kl_divergence_jit, threads, x, y, result)
     return result
 

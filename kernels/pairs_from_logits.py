@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,7 +124,7 @@ def _loss(
     scalars: tuple[Any, ...],
 ) -> Any:
     """Call `dpo_loss_jit`, which writes the gradients and what is given a pair."""
-    rows, others = _batch.as_rows(chosen.logits, d_chosen), _batch.as_rows(rejected.logits, d_rejected)
+    rows, others = _batch.as_rows((chosen.logits, d_chosen)), _batch.as_rows((rejected.logits, d_rejected))
     given = *_columns(chosen), *_columns(rejected), *pairs
     if type(threads) is int and threads == 1 and rows[0].ndim == others[0].ndim == 2:
         total, other_total, outside, other_outside, loss = dpo_loss_jit(
@@ -132,19 +133,31 @@ def _loss(
         chosen.check(total, outside)
         rejected.check(other_total, other_outside)
         return loss
-    some, some_others = _batch.some_rows(*rows), _batch.some_rows(*others)
+    return _in_steps(chosen, rejected, threads, rows, others, given, scalars)
+
+
+def _in_steps(
+    chosen: Tokens,
+    rejected: Tokens,
+    threads: int,
+    rows: Sequence[Array],
+    others: Sequence[Array],
+    given: tuple[Array, ...],
+    scalars: tuple[Any, ...],
+) -> Any:
+    some, some_others = _batch.some_rows(rows), _batch.some_rows(others)
 
     def of_chosen(step: int) -> int:
-        def call(x: Array, d: Array, places: Array) -> Any:
+        def share(x: Array, d: Array, places: Array) -> Any:
             return dpo_loss_jit(x, d, *some_others, *given, step, int(places[0]), *scalars)[2]
 
-        return _batch.over_rows(call, threads, *rows, np.arange(chosen.tokens.size))
+        return _batch.over_rows(share, threads, *rows, np.arange(chosen.tokens.size))
 
     def of_rejected(step: int) -> int:
-        def call(x: Array, d: Array, places: Array) -> Any:
+        def share(x: Array, d: Array, places: Array) -> Any:
             return dpo_loss_jit(*some, x, d, *given, step, int(places[0]), *scalars)[3]
 
-        return _batch.over_rows(call, threads, *others, np.arange(rejected.tokens.size))
+        return _batch.over_rows(share, threads, *others, np.arange(rejected.tokens.size))
 
     total, other_total, *_ = dpo_loss_jit(*some, *some_others, *given, WEIGH, 0, *scalars)
     chosen.check(total)
