@@ -111,8 +111,8 @@ def gradient(out: Any, x: Array, *inputs: Any) -> tuple[Array, Array]:
         new = np.empty(x.shape, number(x))
         return new, new
     if isinstance(out, np.ndarray) and out.dtype.kind in "fVu" and stored(out).dtype == x.dtype:
-        return out, _check.output(stored(out), x.shape, x.dtype, *inputs, replaces=True)
-    checked = _check.output(out, x.shape, number(x), *inputs, replaces=True)
+        return out, _check.output(stored(out), x.shape, x.dtype, *inputs, rows=True)
+    checked = _check.output(out, x.shape, number(x), *inputs, rows=True)
     return checked, checked
 
 

@@ -188,12 +188,10 @@ def whole(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
-def output(
-    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any, replaces: bool = False
-) -> Array:
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Any, rows: bool = False) -> Array:
     """`out` if it fits and overlaps no input, or a new array if it is None.
 
-    With `replaces` it may be an input itself, element by element in the same place.
+    With `rows` it may be an input itself, element by element in the same place, and its rows may lie apart.
     """
     if out is None:
         return np.empty(shape, dtype)
@@ -203,14 +201,27 @@ def output(
         raise ValueError(
             f"out: came with shape {out.shape} and dtype {out.dtype}, {shape} and {dtype} is needed"
         )
-    if not (out.flags.c_contiguous and out.flags.aligned):
-        raise ValueError("out: came with gaps or in another order, C order is needed")
+    if not (out.flags.aligned and (out.flags.c_contiguous or (rows and _has_rows(out)))):
+        needed = "rows without gaps, apart from each other, are" if rows else "C order is"
+        raise ValueError(f"out: came with gaps or in another order, {needed} needed")
     if not out.flags.writeable:
         raise ValueError("out: came read-only, a writable array is needed")
     for array in map(np.asarray, inputs):
-        if np.may_share_memory(out, array) and not (replaces and _is_same(out, array)):
+        if np.may_share_memory(out, array) and not (rows and _is_same(out, array)):
             raise ValueError("out: overlaps an input, memory of its own is needed")
     return out
+
+
+def _has_rows(x: Array) -> bool:
+    """Whether the elements of each row are neighbours, and no two elements of the array share memory."""
+    if x.strides[-1] != x.itemsize and x.shape[-1] != 1:
+        return False
+    extent = x.itemsize
+    for step, count in sorted((abs(step), count) for step, count in zip(x.strides, x.shape, strict=True)):
+        if step < extent and count != 1:
+            return False
+        extent += step * (count - 1)
+    return True
 
 
 def _is_same(a: Array, b: Array) -> bool:
