@@ -84,9 +84,9 @@ class Tokens:
         given = _batch.flat(self.tokens), self.mask, self.columns, *arrays
         rows = _batch.as_rows((self.logits, written))
         if type(threads) is int and threads == 1 and rows[0].ndim == 2:
-            total, outside, *losses = kernel(*rows, *given, ALL, 0, 0.0, *scalars)
-            self.check(total, outside)
-            return losses
+            result = kernel(*rows, *given, ALL, 0, 0.0, *scalars)
+            self.check(result[0], result[1])
+            return result[2:]
         return self._in_steps(kernel, threads, scalars, rows, given)
 
     def _in_steps(

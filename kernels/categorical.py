@@ -7,8 +7,8 @@ must not have gaps, or a copy is made. Other arguments follow the logits' precis
 
 Each function takes `out`, an array for the result, and `threads`, among which rows are shared out; any number of them
 gives the same bits. `out` must not overlap an input, but a result of the logits' own shape may take their place
-(``out=logits``); of half precision it may have their type. The `_jit` forms take (N, V) arrays, half precision as int16
-and uint16, check nothing, and write their last argument.
+(``out=logits``), and its rows may lie apart as theirs may; of half precision it may have their type. The `_jit` forms
+take (N, V) arrays, half precision as int16 and uint16, check nothing, and write their last argument.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Logits are (..., V) as `categorical` takes them: float32, float64 or half precision, rows may lie apart, so that
 ``logits[:, :-1]`` costs no copy. A token counts with its entry of the mask; where that is 0, or the token is
 `ignore_index`, nothing is read, and the gradient is 0. ``temperature``, from 1e-30 to 1e30, divides the logits.
-``out=logits`` writes the gradient over the logits, and then not even a second array is needed. `threads` share the
-rows out; any number gives the same bits.
+``out=logits`` writes the gradient over the logits, and then not even a second array is needed; rows of `out` may lie
+apart as well. `threads` share the rows out; any number gives the same bits.
 """
 
 from __future__ import annotations
