@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,14 +13,25 @@ from numpy.lib.stride_tricks import as_strided
 from . import _check
 from ._check import F32, F64, Array
 
-__all__ = ["gradient", "logits", "number", "over_rows", "stored", "temperature"]
+__all__ = [
+    "as_rows",
+    "flat",
+    "gradient",
+    "logits",
+    "number",
+    "over_rows",
+    "some_rows",
+    "stored",
+    "temperature",
+]
 
 _I16, _U16 = np.dtype(np.int16), np.dtype(np.uint16)
 
 
 def number(x: Array) -> np.dtype[Any]:
     """The type that stored logits are computed with, and results have."""
-    return F32 if x.dtype is _I16 or x.dtype is _U16 else x.dtype
+    dtype = x.dtype
+    return F32 if dtype is _I16 or dtype is _U16 else dtype
 
 
 def stored(array: Array) -> Array:
@@ -37,27 +48,28 @@ def temperature(value: Any) -> float:
     return _check.number("temperature", value, 1e-30, 1e30)
 
 
-def logits(names: tuple[str, ...], *values: Any) -> list[Array]:
+def logits(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
     """The values as arrays of one type whose rows have no gaps: float32, float64, or half precision as its bits.
 
     No copy is made of an array that has that already, however its rows lie to each other.
     """
-    if all(map(_is_plain, values)) and values[0].dtype is values[-1].dtype:
-        return list(values)
+    dtype = getattr(values[0], "dtype", None)
+    if (
+        dtype is F32 or dtype is F64
+    ):  # what most calls bring, at a fraction of the price of finding out what to do
+        for value in values:
+            if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.carray:
+                break
+            if value.size == 0 or value.ndim == 0:
+                break
+        else:
+            return values
     arrays = [_read(name, value) for name, value in zip(names, values, strict=True)]
     dtype = arrays[0].dtype
     if any(a.dtype is not dtype for a in arrays):
         dtype = F64 if any(a.dtype is F64 for a in arrays) else F32
         arrays = [_widened(a).astype(dtype, copy=False) for a in arrays]
-    return [a if _has_whole_rows(a) else a.copy() for a in arrays]
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether nothing has to be done: what most calls bring, at a fraction of the price of finding that out."""
-    if type(value) is not np.ndarray or (value.dtype is not F32 and value.dtype is not F64):
-        return False
-    flags = value.flags
-    return flags.c_contiguous and flags.aligned and value.ndim > 0 and value.shape[-1] > 0
+    return tuple([a if _has_whole_rows(a) else a.copy() for a in arrays])
 
 
 def _read(name: str, value: Any) -> Array:
@@ -99,29 +111,38 @@ def gradient(out: Any, x: Array, *inputs: Any) -> tuple[Array, Array]:
         new = np.empty(x.shape, number(x))
         return new, new
     if isinstance(out, np.ndarray) and out.dtype.kind in "fVu" and stored(out).dtype == x.dtype:
-        return out, _check.output(stored(out), x.shape, x.dtype, *inputs, replaces=True)
-    checked = _check.output(out, x.shape, number(x), *inputs, replaces=True)
+        return out, _check.output(stored(out), x.shape, x.dtype, *inputs, rows=True)
+    checked = _check.output(out, x.shape, number(x), *inputs, rows=True)
     return checked, checked
+
+
+def numbers(out: Any, x: Array, *inputs: Any) -> Array:
+    """`out`, or a new array for one number a row of the logits x."""
+    if out is None:
+        return np.empty(x.shape[:-1], number(x))
+    return _check.output(out, x.shape[:-1], number(x), *inputs)
 
 
 def over_rows(kernel: Callable[..., Any], threads: Any, *arrays: Array) -> int:
     """Call `kernel` with the rows of all arrays, and add up what it returns.
 
-    The first array is (..., V); those with as many axes are given as (N, V), the others, (...), as (N,). Rows are
-    independent of each other, so that neither the number of threads nor that of the calls changes a bit.
+    The first array is (..., V); those with as many axes are given as (N, V), the others, (...) in C order, as (N,).
+    Rows are independent of each other, so that neither the number of threads nor that of the calls changes a bit.
     """
-    ndim, V = arrays[0].ndim, arrays[0].shape[-1]
-    if type(threads) is int and threads == 1 and _all_contiguous(arrays):
-        if ndim != 2:
-            arrays = tuple([a.reshape(-1, V) if a.ndim == ndim else a.reshape(-1) for a in arrays])
-        return kernel(*arrays) or 0
+    rows = as_rows(arrays)
+    if type(threads) is int and threads == 1 and rows[0].ndim == 2:
+        return kernel(*rows) or 0
+    return _share_out(kernel, threads, rows)
+
+
+def _share_out(kernel: Callable[..., Any], threads: Any, arrays: Sequence[Array]) -> int:
     rows = arrays[0].size // arrays[0].shape[-1]
     share = -(-rows // min(_check.whole("threads", threads, 1), os.cpu_count() or 1))
     if rows == 0:
         return 0
 
     def work(start: int) -> int:
-        return sum(kernel(*part) or 0 for part in _pieces(arrays, ndim, start, min(start + share, rows)))
+        return sum(kernel(*part) or 0 for part in _pieces(arrays, start, min(start + share, rows)))
 
     starts = range(share, rows, share)
     if not starts:
@@ -131,34 +152,56 @@ def over_rows(kernel: Callable[..., Any], threads: Any, *arrays: Array) -> int:
         return work(0) + sum(other.result() for other in others)
 
 
-def _all_contiguous(arrays: tuple[Array, ...]) -> bool:
-    for a in arrays:  # noqa: SIM110 (a generator takes twice as long)
-        if not a.flags.c_contiguous:
-            return False
-    return True
+def flat(x: Array) -> Array:
+    """What is (...) in C order as (N,)."""
+    return x if x.ndim == 1 else x.ravel()
 
 
-def _pieces(arrays: tuple[Array, ...], ndim: int, start: int, stop: int) -> Iterator[list[Array]]:
-    """Rows start to stop of all arrays, in as few pieces as views allow."""
-    views = [_flat(a, 1 if a.ndim == ndim else 0) for a in arrays]
-    if all(view is not None for view in views):
-        yield [view[start:stop] for view in views if view is not None]
+def as_rows(arrays: Sequence[Array]) -> Sequence[Array]:
+    """What is (...) as (N,), and what is (..., V), like the first, as (N, V) if views of all can be that."""
+    ndim = arrays[0].ndim
+    if ndim == 2:
+        return arrays
+    V = arrays[0].shape[-1]
+    rows: list[Array] = []
+    for a in arrays:
+        if a.ndim != ndim:
+            rows.append(a.ravel())
+        elif a.flags.c_contiguous:
+            rows.append(a.reshape(-1, V))
+        elif (view := _rows_of(a)) is not None:
+            rows.append(view)
+        else:
+            return [a if a.ndim == ndim else a.ravel() for a in arrays]
+    return rows
+
+
+def some_rows(arrays: Sequence[Array]) -> list[Array]:
+    """Of arrays from `as_rows`, what is (..., V) as (n, V): of the same types as what `over_rows` hands on."""
+    ndim = arrays[0].ndim
+    first = (0,) * (ndim - 2)
+    return [a[first] if a.ndim == ndim else a for a in arrays]
+
+
+def _pieces(arrays: Sequence[Array], start: int, stop: int) -> Iterator[list[Array]]:
+    """Rows start to stop of all arrays, (N, V) or more axes and (N,), in as few pieces as views allow."""
+    ndim = arrays[0].ndim
+    if ndim == 2:
+        yield [a[start:stop] for a in arrays]
         return
     inner = arrays[0][0].size // arrays[0].shape[-1]
     for i in range(start // inner, -(-stop // inner)):
         first, last = max(start - i * inner, 0), min(stop - i * inner, inner)
-        yield from _pieces(tuple(a[i] for a in arrays), ndim - 1, first, last)
+        part = [a[i] if a.ndim == ndim else a[i * inner : (i + 1) * inner] for a in arrays]
+        yield from _pieces(as_rows(part), first, last)
 
 
-def _flat(x: Array, kept: int) -> Array | None:
-    """x with all axes but the last `kept` made one, without a copy; None if that cannot be."""
-    last = x.shape[x.ndim - kept :]
-    if x.flags.c_contiguous:
-        return x.reshape(-1, *last)
-    axes = [(n, step) for n, step in zip(x.shape[: x.ndim - kept], x.strides, strict=False) if n != 1]
+def _rows_of(x: Array) -> Array | None:
+    """x, (..., V), as (N, V) without a copy; None if that cannot be."""
+    axes = [(n, step) for n, step in zip(x.shape[:-1], x.strides, strict=False) if n != 1]
     count, stride = axes.pop() if axes else (1, x.itemsize)
     for n, step in reversed(axes):
         if step != stride * count:
             return None
         count *= n
-    return as_strided(x, (count, *last), (stride, *x.strides[x.ndim - kept :]))
+    return as_strided(x, (count, x.shape[-1]), (stride, x.strides[-1]))

@@ -98,6 +98,15 @@ def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
         raise ValueError(f"{name}: came with numbers too large for {dtype}, which is needed") from None
 
 
+def shaped(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], why: str) -> Array:
+    """`like`, of this shape."""
+    if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape and value.flags.carray:
+        return value
+    array = like(name, value, dtype)
+    shape_is(name, array, shape, why)
+    return array
+
+
 def integers(name: str, value: Any) -> Array:
     """`value` as a C-ordered int64 array."""
     if type(value) is np.ndarray and value.dtype is I64 and value.flags.carray:
@@ -168,6 +177,8 @@ def _float(value: Any) -> float:
 
 def whole(name: str, value: Any, low: int) -> int:
     """`value` as an int of at least `low`."""
+    if type(value) is int and low <= value <= _LARGEST:
+        return value
     if isinstance(value, (bool, np.bool_, np.timedelta64)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: came as {value!r}, an integer is needed")
     if value < low:
@@ -182,12 +193,12 @@ def output(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     *inputs: Any,
-    replaces: bool = False,
+    rows: bool = False,
     name: str = "out",
 ) -> Array:
     """`out` if it fits and overlaps no input, or a new array if it is None.
 
-    With `replaces` it may be an input itself, element by element in the same place.
+    With `rows` it may be an input itself, element by element in the same place, and its rows may lie apart.
     """
     if out is None:
         return np.empty(shape, dtype)
@@ -197,14 +208,27 @@ def output(
         raise ValueError(
             f"{name}: came with shape {out.shape} and dtype {out.dtype}, {shape} and {dtype} is needed"
         )
-    if not (out.flags.c_contiguous and out.flags.aligned):
-        raise ValueError(f"{name}: came with gaps or in another order, C order is needed")
+    if not (out.flags.aligned and (out.flags.c_contiguous or (rows and _has_rows(out)))):
+        needed = "rows without gaps, apart from each other, are" if rows else "C order is"
+        raise ValueError(f"{name}: came with gaps or in another order, {needed} needed")
     if not out.flags.writeable:
         raise ValueError(f"{name}: came read-only, a writable array is needed")
     for array in map(np.asarray, inputs):
-        if np.may_share_memory(out, array) and not (replaces and _is_same(out, array)):
+        if np.may_share_memory(out, array) and not (rows and _is_same(out, array)):
             raise ValueError(f"{name}: overlaps an input, memory of its own is needed")
     return out
+
+
+def _has_rows(x: Array) -> bool:
+    """Whether the elements of each row are neighbours, and no two elements of the array share memory."""
+    if x.strides[-1] != x.itemsize and x.shape[-1] != 1:
+        return False
+    extent = x.itemsize
+    for step, count in sorted((abs(step), count) for step, count in zip(x.strides, x.shape, strict=True)):
+        if step < extent and count != 1:
+            return False
+        extent += step * (count - 1)
+    return True
 
 
 def _is_same(a: Array, b: Array) -> bool:

@@ -39,13 +39,14 @@ def weights_jit(tokens, mask, ignore_index, weights):
 
 
 @jit
-def sequence_rates_jit(weights, aggregation, count, rates):
-    """Writes rates (B, T): minus what a token of each sequence weighs in the GRPO loss, as in `grpo_jit`."""
+def sequences_jit(weights, advantages, aggregation, count, rates, repeated):
+    """Writes, for each token of a sequence, (B, T): rates, minus what it weighs in `grpo_jit`; repeated advantages."""
     B, T = weights.shape
     for b in range(B):
         rate = -_sequence_rate(weights[b], aggregation, B, count)
         for t in range(T):
             rates[b, t] = rate
+            repeated[b, t] = advantages[b]
 
 
 @jit
@@ -177,6 +178,8 @@ def weighted_sum_jit(logprobs, weights):
 
 @jit
 def weighted_sums_jit(logprobs, weights, out):
-    """Writes out (B,): the sum over each row of (B, T)."""
-    for b in range(logprobs.shape[0]):
-        out[b] = weighted_sum_jit(logprobs[b], weights[b])
+    """Writes out (B,): the sums over as many parts of (N,), all of one length."""
+    T = logprobs.shape[0] // max(out.shape[0], 1)
+    for b in range(out.shape[0]):
+        part = slice(b * T, b * T + T)
+        out[b] = weighted_sum_jit(logprobs[part], weights[part])

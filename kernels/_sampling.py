@@ -27,12 +27,17 @@ RUN = 32
 
 def sample_scratch(V: int, dtype: Any) -> tuple[Array, Array, Array]:
     """Scratch arrays of `draw` for rows of V elements: weights, masses, tops."""
-    size, count = min(V, BLOCK), -(-V // BLOCK)
-    return (
-        np.empty(size, dtype),
-        np.empty(count, sums(np.dtype(dtype))),
-        np.empty(count, dtype),
-    )
+    count = -(-V // BLOCK)
+    return np.empty(min(V, BLOCK), dtype), np.empty(count, sums(np.dtype(dtype))), np.empty(count, dtype)
+
+
+@jit
+def uniforms_jit(uniforms):
+    """Whether all of (N,) are in [0, 1]; NaN is not."""
+    inside = True
+    for n in range(uniforms.shape[0]):
+        inside = inside and 0.0 <= uniforms[n] <= 1.0
+    return inside
 
 
 @jit

@@ -2,62 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import _batch, _check
 from ._check import Array
 from ._from_logits import weights_jit
+from ._whole_losses import ALL, ROWS, SUM, WEIGH
 
-__all__ = ["Tokens", "read_tokens"]
+__all__ = ["Tokens", "ignored_token", "read_tokens"]
 
 _EACH = "one a token, as the logits without the last axis"
 
 
-class Tokens(NamedTuple):
-    """Logits (..., V), tokens (...), what each token weighs (...), and the sum of that, or 1 where it is 0."""
+class Tokens:
+    """Logits (..., V), tokens (...) and their mask, checked and named with the prefix, and room for numbers a token.
 
-    logits: Array
-    tokens: Array
-    weights: Array
-    total: float
-    prefix: str
+    The mask is (N,), or (0,) if there is none. `columns` are (k, N), of which the first holds what each token weighs.
+    """
+
+    __slots__ = ("columns", "logits", "mask", "prefix", "tokens", "total")
+
+    def __init__(self, logits: Array, tokens: Any, mask: Any, columns: int = 1, prefix: str = "") -> None:
+        shape, dtype = logits.shape[:-1], _batch.number(logits)
+        t = _check.integers(prefix + "tokens", tokens)
+        if t.shape != shape:
+            _check.shape_is(prefix + "tokens", t, shape, _EACH)
+        if mask is None:
+            self.mask = np.empty(0, dtype)
+        else:
+            self.mask = _batch.flat(_check.shaped(prefix + "mask", mask, dtype, shape, _EACH))
+        self.logits, self.tokens, self.prefix, self.total = logits, t, prefix, 1.0
+        self.columns = np.empty((columns, t.size), dtype)
+
+    @property
+    def weights(self) -> Array:
+        """What each token weighs, (...)."""
+        weights: Array = self.columns[0].reshape(self.tokens.shape)
+        return weights
 
     def empty(self) -> Array:
         """Room for one number a token."""
-        return np.empty(self.tokens.shape, self.weights.dtype)
+        return np.empty(self.tokens.shape, self.columns.dtype)
 
     def column(self, name: str, value: Any) -> Array:
         """One number a token, in the precision that the logits are computed with."""
-        array = _check.like(name, value, self.weights.dtype)
-        _check.shape_is(name, array, self.tokens.shape, _EACH)
-        return array
+        return _check.shaped(name, value, self.columns.dtype, self.tokens.shape, _EACH)
 
-    def over_rows(self, kernel: Callable[..., Any], threads: int, *arrays: Array) -> None:
-        """Call a kernel that returns how many tokens are outside the vocabulary; there must be none."""
-        if _batch.over_rows(kernel, threads, self.logits, self.tokens, *arrays):
+    def check(self, total: float, outside: int = 0) -> None:
+        """Given the sum of the weights, and how many tokens are outside the vocabulary: there must be none."""
+        if not 0 <= total < np.inf:
+            raise ValueError(
+                f"{self.prefix}mask: came with negative, infinite or NaN weights, finite ones of at least 0 are needed"
+            )
+        if outside:
             live, V = self.tokens[self.weights > 0], self.logits.shape[-1]
             raise ValueError(
                 f"{self.prefix}tokens: came with values from {live.min()} to {live.max()}, 0 to {V - 1} is needed "
                 f"(V = {V})"
             )
+        self.total = total or 1.0
+
+    def over_rows(self, kernel: Callable[..., Any], threads: int, *arrays: Array) -> None:
+        """Call a kernel that returns how many tokens are outside the vocabulary; there must be none."""
+        self.check(self.total, _batch.over_rows(kernel, threads, self.logits, self.tokens, *arrays))
+
+    def loss(
+        self,
+        kernel: Callable[..., Any],
+        threads: int,
+        scalars: tuple[Any, ...],
+        written: Array,
+        *arrays: Array,
+    ) -> Any:
+        """Call one of `_whole_losses`; what is given a token is whole, (N,).
+
+        Returns what it does after the sum of the weights and how many tokens are outside the vocabulary.
+        """
+        given = _batch.flat(self.tokens), self.mask, self.columns, *arrays
+        rows = _batch.as_rows((self.logits, written))
+        if type(threads) is int and threads == 1 and rows[0].ndim == 2:
+            result = kernel(*rows, *given, ALL, 0, 0.0, *scalars)
+            self.check(result[0], result[1])
+            return result[2:]
+        return self._in_steps(kernel, threads, scalars, rows, given)
+
+    def _in_steps(
+        self,
+        kernel: Callable[..., Any],
+        threads: int,
+        scalars: tuple[Any, ...],
+        rows: Sequence[Array],
+        given: tuple[Array, ...],
+    ) -> Any:
+        def share(x: Array, d: Array, places: Array) -> int:
+            outside: int = kernel(x, d, *given, ROWS, int(places[0]), total, *scalars)[1]
+            return outside
+
+        some = _batch.some_rows(rows)
+        total = kernel(*some, *given, WEIGH, 0, 0.0, *scalars)[0]
+        self.check(total)
+        self.check(total, _batch.over_rows(share, threads, *rows, np.arange(self.tokens.size)))
+        return kernel(*some, *given, SUM, 0, total, *scalars)[2:]
 
 
 def read_tokens(logits: Array, tokens: Any, mask: Any, ignore_index: Any, prefix: str = "") -> Tokens:
-    """Check tokens and mask, named with the prefix, and weigh each token."""
-    t = _check.integers(f"{prefix}tokens", tokens)
-    _check.shape_is(f"{prefix}tokens", t, logits.shape[:-1], _EACH)
-    weights = np.empty(t.shape, _batch.number(logits))
-    given = np.empty(0, weights.dtype)
-    if mask is not None:
-        given = _check.like(f"{prefix}mask", mask, weights.dtype)
-        _check.shape_is(f"{prefix}mask", given, t.shape, _EACH)
-    ignored = _check.whole("ignore_index", ignore_index, -(2**63))
-    count = weights_jit(t.reshape(-1), given.reshape(-1), ignored, weights.reshape(-1))
-    if not 0 <= count < np.inf:
-        raise ValueError(
-            f"{prefix}mask: came with negative, infinite or NaN weights, finite ones of at least 0 are needed"
-        )
-    return Tokens(logits, t, weights, count or 1.0, prefix)
+    """Check tokens and mask, and weigh each token."""
+    read = Tokens(logits, tokens, mask, prefix=prefix)
+    read.check(weights_jit(read.tokens.ravel(), read.mask, ignored_token(ignore_index), read.columns[0]))
+    return read
+
+
+def ignored_token(value: Any) -> int:
+    """The token that does not count."""
+    return _check.whole("ignore_index", value, -(2**63))

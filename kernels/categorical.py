@@ -7,8 +7,8 @@ must not have gaps, or a copy is made. Other arguments follow the logits' precis
 
 Each function takes `out`, an array for the result, and `threads`, among which rows are shared out; any number of them
 gives the same bits. `out` must not overlap an input, but a result of the logits' own shape may take their place
-(``out=logits``); of half precision it may have their type. The `_jit` forms take (N, V) arrays, half precision as int16
-and uint16, check nothing, and write `out`.
+(``out=logits``), and its rows may lie apart as theirs may; of half precision it may have their type. The `_jit` forms
+take (N, V) arrays, half precision as int16 and uint16, check nothing, and write `out`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ._categorical import (
     token_logprobs_jit,
 )
 from ._check import Array
-from ._sampling import sample_scratch
+from ._sampling import sample_scratch, uniforms_jit
 
 __all__ = [
     "entropy",
@@ -83,9 +83,7 @@ def log_softmax(logits: Any, out: Array | None = None, *, threads: int = 1) -> A
 
 def _slopes(name: str, value: Any, x: Array) -> Array:
     """Gradients with respect to one number a row."""
-    array = _check.like(name, value, _batch.number(x))
-    _check.shape_is(name, array, x.shape[:-1], _LEADING)
-    return array
+    return _check.shaped(name, value, _batch.number(x), x.shape[:-1], _LEADING)
 
 
 def _forward(forward: Any, d: Array, *others: Any) -> tuple[Array, ...]:
@@ -95,12 +93,14 @@ def _forward(forward: Any, d: Array, *others: Any) -> tuple[Array, ...]:
 
 def _tokens(tokens: Any, x: Array) -> Array:
     array = _check.integers("tokens", tokens)
-    _check.shape_is("tokens", array, x.shape[:-1], _LEADING)
+    if array.shape != x.shape[:-1]:
+        _check.shape_is("tokens", array, x.shape[:-1], _LEADING)
     return array
 
 
-def _inside(outside: int, tokens: Array, V: int) -> None:
+def _all_inside(outside: int, tokens: Array, x: Array) -> None:
     if outside:
+        V = x.shape[-1]
         raise ValueError(
             f"tokens: came with values from {tokens.min()} to {tokens.max()}, 0 to {V - 1} is needed (V = {V})"
         )
@@ -135,8 +135,8 @@ def token_logprobs(logits: Any, tokens: Any, out: Array | None = None, *, thread
     """
     (x,) = _batch.logits(("logits",), logits)
     t = _tokens(tokens, x)
-    result = _check.output(out, t.shape, _batch.number(x), logits, tokens)
-    _inside(_batch.over_rows(token_logprobs_jit, threads, x, t, result), t, x.shape[-1])
+    result = _batch.numbers(out, x, logits, tokens)
+    _all_inside(_batch.over_rows(token_logprobs_jit, threads, x, t, result), t, x)
     return result
 
 
@@ -182,7 +182,7 @@ def token_logprobs_backward(
     d = _slopes("d_logprobs", d_logprobs, x)
     result, written = _batch.gradient(out, x, logits, tokens, d_logprobs)
     more = _forward(forward, d, logits, tokens, d_logprobs, result)
-    _inside(_batch.over_rows(token_logprobs_backward_jit, threads, x, t, d, written, *more), t, x.shape[-1])
+    _all_inside(_batch.over_rows(token_logprobs_backward_jit, threads, x, t, d, written, *more), t, x)
     return result
 
 
@@ -212,7 +212,7 @@ def entropy(logits: Any, out: Array | None = None, *, threads: int = 1) -> Array
     array([0.6931, 0.    ])
     """
     (x,) = _batch.logits(("logits",), logits)
-    result = _check.output(out, x.shape[:-1], _batch.number(x), logits)
+    result = _batch.numbers(out, x, logits)
     _batch.over_rows(entropy_jit, threads, x, result)
     return result
 
@@ -287,8 +287,9 @@ def kl_divergence(logits: Any, ref_logits: Any, out: Array | None = None, *, thr
     np.float64(0.6931)
     """
     x, y = _batch.logits(("logits", "ref_logits"), logits, ref_logits)
-    _check.same_shape(("logits", "ref_logits"), x, y)
-    result = _check.output(out, x.shape[:-1], _batch.number(x), logits, ref_logits)
+    if x.shape != y.shape:
+        _check.same_shape(("logits", "ref_logits"), x, y)
+    result = _batch.numbers(out, x, logits, ref_logits)
     _batch.over_rows(kl_divergence_jit, threads, x, y, result)
     return result
 
@@ -330,7 +331,8 @@ def kl_divergence_backward(
     array([[ 0.1966, -0.1966]])
     """
     x, y = _batch.logits(("logits", "ref_logits"), logits, ref_logits)
-    _check.same_shape(("logits", "ref_logits"), x, y)
+    if x.shape != y.shape:
+        _check.same_shape(("logits", "ref_logits"), x, y)
     d = _slopes("d_kl", d_kl, x)
     result, written = _batch.gradient(out, x, logits, ref_logits, d_kl)
     more = _forward(forward, d, logits, ref_logits, d_kl, result)
@@ -370,17 +372,14 @@ def sample(
     array([0, 1, 1])
     """
     (x,) = _batch.logits(("logits",), logits)
-    u = _check.like("uniforms", uniforms, _check.F64)
-    _check.shape_is("uniforms", u, x.shape[:-1], _LEADING)
-    if u.size and not (u.min() >= 0 and u.max() <= 1):  # NaN fails both
+    u = _check.shaped("uniforms", uniforms, _check.F64, x.shape[:-1], _LEADING)
+    if not uniforms_jit(u.ravel()):
         raise ValueError(f"uniforms: came with values from {u.min()} to {u.max()}, 0 to 1 is needed")
     heat = _batch.temperature(temperature)
     result = _check.output(out, u.shape, _check.I64, logits, uniforms)
 
-    def draw(x: Array, u: Array, out: Array) -> int:
-        scratch = sample_scratch(x.shape[1], _batch.number(x))
-        nothing: int = sample_jit(x, u, heat, *scratch, out)
-        return nothing
+    def draw(x: Array, u: Array, out: Array) -> Any:
+        return sample_jit(x, u, heat, *sample_scratch(x.shape[1], _batch.number(x)), out)
 
     nothing = _batch.over_rows(draw, threads, x, u, result)
     if nothing:

@@ -138,7 +138,7 @@ def test_out_is_used_and_checked(case):
     np.testing.assert_array_equal(out, expected)
     frozen = out.copy()
     frozen.flags.writeable = False
-    wrong = (frozen, out[:-1], out.astype(np.float32), np.repeat(out, 2, axis=0)[::2])
+    wrong = (frozen, out[:-1], out.astype(np.float32), np.repeat(out, 2, axis=-1)[..., ::2])
     for bad in wrong:
         with pytest.raises(ValueError, match=r"^out: "):
             case.function(**kwargs, out=bad)

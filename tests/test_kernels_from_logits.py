@@ -184,6 +184,27 @@ def test_takes_the_place_of_the_logits(name):
 
 
 @LOSS
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("place", [np.s_[:3, :-1], np.s_[:3, 1:, 2:-1], np.s_[::-2, :-1, :-3]])
+def test_rows_of_out_may_lie_apart(name, place, threads):
+    kwargs = arguments(name, np.random.default_rng(5), 3, 4, 65, np.float32, threads=threads)
+    expected = loss(name, kwargs)
+    key = "chosen_logits" if name == "dpo" else "logits"
+    for taken in (False, True):  # memory of its own, the logits' own
+        around = np.full((6, 5, 68), np.float32(7))
+        out = around[place][..., :65]
+        inside = around.copy()
+        inside[place][..., :65] = expected._asdict()[f"d_{key}"]
+        given = {key: kwargs[key]}
+        if taken:
+            out[:] = kwargs[key]
+            given = {key: out}
+        found = loss(name, {**kwargs, **given, "out": (out, None) if name == "dpo" else out})
+        assert_same(found, expected)
+        np.testing.assert_array_equal(around, inside)
+
+
+@LOSS
 def test_out_is_checked(name):
     kwargs = arguments(name, np.random.default_rng(6), 3, 4, 5, np.float64)
     key = "chosen_logits" if name == "dpo" else "logits"
@@ -194,10 +215,13 @@ def test_out_is_checked(name):
     frozen = x.copy()
     frozen.flags.writeable = False
     unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float64).reshape(x.shape)
-    gaps = np.zeros((3, 4, 6))[..., :5]
+    gaps, same = (
+        np.zeros((3, 4, 10))[..., ::2],
+        np.lib.stride_tricks.as_strided(np.zeros(8), x.shape, (0, 8, 8)),
+    )
     short, narrow = np.empty_like(x)[:2], x.astype(np.float32)
     overlapping = [(whole[:-5].reshape(x.shape), shifted), (x[::-1], x), (x.swapaxes(0, 1), x)]
-    wrong = [(o, x, ValueError) for o in (short, narrow, frozen, gaps, unaligned, x.view(np.int64))]
+    wrong = [(o, x, ValueError) for o in (short, narrow, frozen, gaps, same, unaligned, x.view(np.int64))]
     wrong += [(o, z, ValueError) for o, z in overlapping]
     wrong += [(o, x, TypeError) for o in (x.tolist(), "x", 3, object())]
     for out, logits, error in wrong:

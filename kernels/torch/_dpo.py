@@ -10,9 +10,11 @@ from torch import Tensor
 
 from .. import _batch, from_logits, preference
 from .._check import Array, like, number
-from .._tokens import read_tokens
+from .._from_logits import weighted_sums_jit
+from .._tokens import Tokens, read_tokens
 from . import _tensors
 from ._autograd import KnownGradient, eager
+from ._per_token import score
 from ._tensors import constant, needs_gradient, numbers, promoted
 
 
@@ -47,6 +49,14 @@ def _constants(name: str, value: Any) -> tuple[Any, Any]:
     if _is_pair(name, value):
         return constant(name, value[0]), constant(name, value[1])
     return _halves(name, np.asarray(constant(name, value)))
+
+
+def _sums(read: Tokens, temperature: float, threads: int) -> Array:
+    """The log-probability of each response."""
+    logprobs, weights = score(read, temperature, threads)[0], read.weights
+    sums = np.empty(weights.shape[:-1], weights.dtype)
+    weighted_sums_jit(logprobs.ravel(), weights.ravel(), sums.ravel())
+    return sums
 
 
 @eager
@@ -105,7 +115,7 @@ def dpo_loss(
         x, y = (_batch.logits(("logits",), z)[0] for z in (x, y))
         chosen = read_tokens(x, t, m, ignore_index, "chosen_")
         rejected = read_tokens(y, u, n, ignore_index, "rejected_")
-        up, down = (from_logits._Half(half, heat, share).forward() for half in (chosen, rejected))
+        up, down = (_sums(half, heat, share) for half in (chosen, rejected))
         ref_up, ref_down = (like("ref_logps", ref, up.dtype) for ref in refs)
         loss, _, _, *rewards = preference.dpo(up, down, ref_up, ref_down, beta, label_smoothing)
         return DPOLoss(*numbers(up.dtype, loss), *map(torch.from_numpy, (*rewards, up, down)))

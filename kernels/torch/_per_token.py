@@ -21,7 +21,7 @@ def _rows_of(logits: Tensor) -> Array:
     return _batch.logits(("logits",), _tensors.logits_of("logits", logits))[0]
 
 
-def _score(read: Tokens, temperature: float, threads: int) -> tuple[Array, Array, Array]:
+def score(read: Tokens, temperature: float, threads: int) -> tuple[Array, Array, Array]:
     """Log-probabilities, and the two numbers a row that the backward pass spares itself."""
     logprobs, tops, masses = read.empty(), read.empty(), np.empty(read.tokens.shape)
 
@@ -38,7 +38,7 @@ def logprobs_of(
     """What the losses start from where no gradient is asked for."""
     read = read_tokens(_rows_of(logits), tokens, mask, ignore_index)
     heat = number("temperature", temperature, above=0.0)
-    return read, _score(read, heat, _tensors.share(threads, logits))[0]
+    return read, score(read, heat, _tensors.share(threads, logits))[0]
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -47,7 +47,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any, logits: Tensor, tokens: Any, mask: Any, ignore: int, heat: float, threads: int
     ) -> Tensor:
         read = read_tokens(_rows_of(logits), constant("tokens", tokens), mask, ignore)
-        logprobs, *normalizers = _score(read, heat, threads)
+        logprobs, *normalizers = score(read, heat, threads)
         ctx.save_for_backward(logits, *[t for t in (tokens,) if isinstance(t, Tensor)])
         ctx.rows = (read.tokens, read.weights, *normalizers)
         ctx.heat, ctx.threads = heat, threads

@@ -1,0 +1,188 @@
+"""Whole losses of pairs of responses, from logits to their gradients: see `from_logits`, which offers them too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _batch, _check
+from ._check import Array
+from ._tokens import Tokens, ignored_token
+from ._whole_losses import ALL, GRADIENT, OTHER_GRADIENT, OTHER_ROWS, ROWS, SUM, WEIGH, dpo_loss_jit
+
+__all__ = ["DPOFromLogits", "dpo_from_logits"]
+
+
+class DPOFromLogits(NamedTuple):
+    """`preference.dpo` with the gradients carried on to the logits, and the responses' log-probabilities (...)."""
+
+    loss: float
+    d_chosen_logits: Array
+    d_rejected_logits: Array
+    chosen_rewards: Array
+    rejected_rewards: Array
+    chosen_logprobs: Array
+    rejected_logprobs: Array
+
+
+def dpo_from_logits(
+    chosen_logits: Any,
+    rejected_logits: Any,
+    chosen_tokens: Any,
+    rejected_tokens: Any,
+    ref_chosen: Any,
+    ref_rejected: Any,
+    beta: float,
+    *,
+    chosen_mask: Any = None,
+    rejected_mask: Any = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    out: tuple[Array | None, Array | None] = (None, None),
+    threads: int = 1,
+) -> DPOFromLogits:
+    """DPO's loss, `preference.dpo` of the responses' summed log-probabilities.
+
+    Each row is read twice: no gradient is known before all log-probabilities of a pair are. Halves of one batch are
+    passed as views, ``logits[:B]`` and ``logits[B:]``.
+
+    Parameters
+    ----------
+    chosen_logits : array_like, (..., T, V)
+    rejected_logits : array_like, (..., U, V)
+        The responses may be padded to different lengths.
+    chosen_tokens, rejected_tokens : array_like of int, (..., T), (..., U)
+    ref_chosen, ref_rejected : array_like, (...)
+        The reference's log-probabilities of whole responses.
+    beta : float
+        Above 0.
+    chosen_mask, rejected_mask : array_like, (..., T), (..., U), optional
+    label_smoothing : float in [0, 1]
+    ignore_index : int
+    temperature : float
+        Above 0; the one that the reference's were taken at.
+    out : (ndarray or None, ndarray or None)
+        For the gradients of chosen and rejected logits.
+    threads : int
+
+    Returns
+    -------
+    DPOFromLogits
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the parameter; a token outside the vocabulary is a ValueError, and `out` is then undefined.
+
+    References
+    ----------
+    Rafailov et al. 2023 (arXiv 2305.18290), eq. 7.
+
+    Examples
+    --------
+    >>> x = [[[0.0, 0.0]]]
+    >>> result = dpo_from_logits(x, x, [[1]], [[0]], [-0.6931], [-0.6931], beta=0.1)
+    >>> round(result.loss, 4), result.d_chosen_logits, result.d_rejected_logits
+    (0.6931, array([[[ 0.025, -0.025]]]), array([[[ 0.025, -0.025]]]))
+    """
+    x, y = _batch.logits(("chosen_logits", "rejected_logits"), chosen_logits, rejected_logits)
+    chosen = Tokens(x, chosen_tokens, chosen_mask, 4, "chosen_")
+    rejected = Tokens(y, rejected_tokens, rejected_mask, 4, "rejected_")
+    ignored = ignored_token(ignore_index)
+    shape = chosen.tokens.shape[:-1]
+    if chosen.tokens.ndim == 0 or rejected.tokens.shape[:-1] != shape:
+        raise ValueError(
+            f"rejected_logits: came with shape {y.shape}, (..., U, V) is needed as (..., T, V) is {x.shape}"
+        )
+    dtype = chosen.columns.dtype
+    up = _check.shaped("ref_chosen", ref_chosen, dtype, shape, "one a sequence")
+    down = _check.shaped("ref_rejected", ref_rejected, dtype, shape, "one a sequence")
+    _check.not_empty("ref_chosen", up)
+    strength, heat = _check.number("beta", beta, above=0.0), _batch.temperature(temperature)
+    smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 1.0)
+    first, second = _pair(out, chosen_logits, rejected_logits)
+    inputs = chosen_logits, rejected_logits, chosen_tokens, rejected_tokens, ref_chosen, ref_rejected
+    d_chosen, d_x = _batch.gradient(first, x, *inputs, chosen_mask, rejected_mask)
+    d_rejected, d_y = _batch.gradient(second, y, *inputs, chosen_mask, rejected_mask)
+    pairs = np.empty((6, *shape), dtype)  # the last two hold the slopes by each response's log-probability
+    given = _batch.flat(up), _batch.flat(down), pairs if pairs.ndim == 2 else pairs.reshape(6, -1)
+    loss = _loss(chosen, rejected, d_x, d_y, threads, given, (ignored, heat, strength, smoothing))
+    sums, other_sums, rewards, other_rewards = [pairs[i, ...] for i in range(4)]
+    return DPOFromLogits(loss, d_chosen, d_rejected, rewards, other_rewards, sums, other_sums)
+
+
+def _loss(
+    chosen: Tokens,
+    rejected: Tokens,
+    d_chosen: Array,
+    d_rejected: Array,
+    threads: int,
+    pairs: tuple[Array, ...],
+    scalars: tuple[Any, ...],
+) -> Any:
+    """Call `dpo_loss_jit`, which writes the gradients and what is given a pair."""
+    rows, others = _batch.as_rows((chosen.logits, d_chosen)), _batch.as_rows((rejected.logits, d_rejected))
+    given = *_columns(chosen), *_columns(rejected), *pairs
+    if type(threads) is int and threads == 1 and rows[0].ndim == others[0].ndim == 2:
+        total, other_total, outside, other_outside, loss = dpo_loss_jit(
+            *rows, *others, *given, ALL, 0, *scalars
+        )
+        chosen.check(total, outside)
+        rejected.check(other_total, other_outside)
+        return loss
+    return _in_steps(chosen, rejected, threads, rows, others, given, scalars)
+
+
+def _in_steps(
+    chosen: Tokens,
+    rejected: Tokens,
+    threads: int,
+    rows: Sequence[Array],
+    others: Sequence[Array],
+    given: tuple[Array, ...],
+    scalars: tuple[Any, ...],
+) -> Any:
+    some, some_others = _batch.some_rows(rows), _batch.some_rows(others)
+
+    def of_chosen(step: int) -> int:
+        def share(x: Array, d: Array, places: Array) -> Any:
+            return dpo_loss_jit(x, d, *some_others, *given, step, int(places[0]), *scalars)[2]
+
+        return _batch.over_rows(share, threads, *rows, np.arange(chosen.tokens.size))
+
+    def of_rejected(step: int) -> int:
+        def share(x: Array, d: Array, places: Array) -> Any:
+            return dpo_loss_jit(*some, x, d, *given, step, int(places[0]), *scalars)[3]
+
+        return _batch.over_rows(share, threads, *others, np.arange(rejected.tokens.size))
+
+    total, other_total, *_ = dpo_loss_jit(*some, *some_others, *given, WEIGH, 0, *scalars)
+    chosen.check(total)
+    rejected.check(other_total)
+    chosen.check(total, of_chosen(ROWS))
+    rejected.check(other_total, of_rejected(OTHER_ROWS))
+    *_, loss = dpo_loss_jit(*some, *some_others, *given, SUM, 0, *scalars)
+    of_chosen(GRADIENT)
+    of_rejected(OTHER_GRADIENT)
+    return loss
+
+
+def _columns(read: Tokens) -> tuple[Array, ...]:
+    """What `dpo_loss_jit` is given of the tokens of one response of each pair."""
+    masses = np.empty(read.tokens.size, _check.sums(read.columns.dtype))
+    return _batch.flat(read.tokens), read.mask, read.columns, masses
+
+
+def _pair(out: Any, chosen: Any, rejected: Any) -> tuple[Any, Any]:
+    """Both outputs; neither lies where the other, or the logits that the other belongs to, are."""
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"out: came as {type(out).__name__}, a tuple of two arrays is needed")
+    for one, other in (out, (out[0], rejected), (out[1], chosen)):
+        if isinstance(one, np.ndarray) and np.may_share_memory(one, np.asarray(other)):
+            raise ValueError(
+                "out: one of its arrays overlaps the other, or the other's logits, apart is needed"
+            )
+    return out
