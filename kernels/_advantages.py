@@ -195,20 +195,23 @@ def _first(mask):
     return n
 
 
+SAMPLE = 256  # elements that tell the first block where to be summed about
+
+
 @jit
 def _mean_and_squares(x, mask):
     """Weight, mean, and sum of squares about the mean, in float64; the mean of nothing is 0.
 
-    Each block is summed about the mean of those before it, and the first about that of a block with a token in it: what
-    rounding takes from the sum of squares is then small beside the whole, wherever the elements lie. Of equal ones each
-    difference is exactly 0.
+    Each block is summed about the mean of those before it, and the first about that of a sample with a token in it:
+    what rounding takes from the sum of squares is then small beside the whole, wherever the elements lie. Of equal
+    ones each difference is exactly 0.
     """
     N = length(x)
     one = np.float64(1.0)
     first = _first(mask)
     centre = at(x, first) if first < N else narrow(0.0, x)
-    start = min(first, max(N - BLOCK, 0))
-    here, total_here, _ = _moments(x, mask, start, min(start + BLOCK, N), centre)
+    start = min(first, max(N - SAMPLE, 0))
+    here, total_here, _ = _moments(x, mask, start, min(start + SAMPLE, N), centre)
     mean = wide(centre) + total_here / (here if here > 0.0 else one)
     count, squares = np.float64(0.0), np.float64(0.0)
     for start in range(0, N, BLOCK):

@@ -93,9 +93,9 @@ def _token_gradient(V: int) -> Work:
 
 
 def _whiten(*shape: int) -> Work:
-    """Moments 6 and result 4 for each element; the moments of one block twice."""
+    """Moments 6 and result 4 for each element; those of a sample come first."""
     N = prod(shape)
-    again = 6 * min(N, 2048) - 3 if N else 0
+    again = 6 * min(N, 256) - 3 if N else 0
     return Work(10 * N + again + 11 * _blocks(N) + 10, 1)
 
 
