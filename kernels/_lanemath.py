@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import operator
+from itertools import product
 from math import factorial, log
 
 import numpy as np
@@ -15,7 +16,7 @@ from numba.extending import lower_builtin, type_callable
 
 from ._lanes import Lanes, broadcast, suffix
 
-__all__ = ["fma", "larger", "largest", "power", "total", "where_positive"]
+__all__ = ["exp", "fma", "larger", "largest", "nothing", "power", "total", "where_less", "where_positive"]
 
 _I32 = ir.IntType(32)
 
@@ -98,18 +99,60 @@ def _lower_larger(context, builder, sig, args):
 
 def where_positive(weight, x):
     """x where the weight is above 0, else the weight: 0, or NaN."""
-    return np.where(weight > 0, x, weight)
+    return np.where(weight > 0, x, weight)[()]
 
 
 @type_callable(where_positive)
 def _type_where_positive(context):
-    return lambda weight, x: x if isinstance(x, Lanes) and x == weight else None
+    return lambda weight, x: x if isinstance(x, (Lanes, types.Float)) and x == weight else None
 
 
 @lower_builtin(where_positive, Lanes, Lanes)
+@lower_builtin(where_positive, types.Float, types.Float)
 def _lower_where_positive(context, builder, sig, args):
     weight, x = args
     return builder.select(builder.fcmp_ordered(">", weight, _constant(x.type, 0.0)), x, weight)
+
+
+def nothing(like):
+    """0 of that kind, in every lane."""
+    return type(like.flat[0] if isinstance(like, np.ndarray) else like)(0.0)
+
+
+@type_callable(nothing)
+def _type_nothing(context):
+    return lambda like: like if isinstance(like, (Lanes, types.Float)) else None
+
+
+@lower_builtin(nothing, Lanes)
+@lower_builtin(nothing, types.Float)
+def _lower_nothing(context, builder, sig, args):
+    return _constant(args[0].type, 0.0)
+
+
+def where_less(a, b, x, y):
+    """x where a < b, else y: also where a or b is NaN. Each is a vector, or one number for all lanes."""
+    return np.where(a < b, x, y)[()]
+
+
+@type_callable(where_less)
+def _type_where_less(context):
+    def result(*args):
+        lanes = [x for x in args if isinstance(x, Lanes)]
+        alike = len({getattr(x, "dtype", x) for x in args}) == 1
+        return (lanes or args)[0] if alike else None
+
+    return lambda a, b, x, y: result(a, b, x, y)
+
+
+def _lower_where_less(context, builder, sig, args):
+    kind = context.get_value_type(sig.return_type)
+    a, b, x, y = (broadcast(builder, arg, kind) for arg in args)
+    return builder.select(builder.fcmp_ordered("<", a, b), x, y)
+
+
+for _kinds in product((Lanes, types.Float), repeat=4):
+    lower_builtin(where_less, *_kinds)(_lower_where_less)
 
 
 def largest(x):
@@ -187,19 +230,56 @@ _DOUBLE = tuple(log(2.0) ** k / factorial(k) for k in range(13, -1, -1))
 @lower_builtin(power, types.Float, types.Float)
 def _lower_power(context, builder, sig, args):
     x, scale = args
-    single = scale.type == ir.FloatType()
-    mantissa, bias, powers = (23, 127, _SINGLE) if single else (52, 1023, _DOUBLE)
+    bias = 127 if scale.type == ir.FloatType() else 1023
     lowest = broadcast(builder, builder.fdiv(ir.Constant(scale.type, float(-bias)), scale), x.type)
-    scale = broadcast(builder, scale, x.type)
     x = builder.select(builder.fcmp_ordered("<", x, lowest), lowest, x)  # of NaN: NaN
+    return _power(builder, x, broadcast(builder, scale, x.type), None)
+
+
+def _power(builder, x, scale, rest):
+    """2**(x (scale + rest)), without a look at the bounds."""
+    single = getattr(x.type, "element", x.type) == ir.FloatType()
+    mantissa, bias, powers = (23, 127, _SINGLE) if single else (52, 1023, _DOUBLE)
     # Added to 1.5 * 2**mantissa a number loses its fraction, and its last bits are the whole part: here the biased
     # exponent, which stands in its place after a shift. At the lower bound that is 0, and so is the result.
     magic = _constant(x.type, 1.5 * 2.0**mantissa + bias)
     shifted = _fmuladd(builder, x, scale, magic)
     fraction = _fmuladd(builder, x, scale, builder.fsub(magic, shifted))
+    if rest is not None:
+        fraction = _fmuladd(builder, x, rest, fraction)
     value = _constant(x.type, powers[0])
     for coefficient in powers[1:]:
         value = _fmuladd(builder, value, fraction, _constant(x.type, coefficient))
     whole = _like(x.type, ir.IntType(32 if single else 64))
     exponent = builder.shl(builder.bitcast(shifted, whole), _constant(whole, mantissa))
     return builder.fmul(value, builder.bitcast(exponent, x.type))
+
+
+def exp(x):
+    """e**x to 2.5 units in the last place, infinite from 2**127.5 (float64: 2**1023.5) on; 0 and NaN as of `power`."""
+    return np.exp(x)
+
+
+@type_callable(exp)
+def _type_exp(context):
+    return lambda x: x if isinstance(x, (Lanes, types.Float)) else None
+
+
+# log2(e) in the numbers' own precision, and what that leaves out.
+_LOG2E32 = float(np.float32(1 / log(2.0)))
+_LOG2E = {True: (_LOG2E32, 1 / log(2.0) - _LOG2E32), False: (1 / log(2.0), 2.0355273740931033e-17)}
+
+
+@lower_builtin(exp, Lanes)
+@lower_builtin(exp, types.Float)
+def _lower_exp(context, builder, sig, args):
+    (x,) = args
+    single = getattr(x.type, "element", x.type) == ir.FloatType()
+    scale, rest = (_constant(x.type, part) for part in _LOG2E[single])
+    # The exponents of 0 and of infinity, which the bounds lead to, hold whatever stands beside them.
+    low, high = (
+        _constant(x.type, bound * log(2.0)) for bound in ((-127.0, 128.0) if single else (-1023.0, 1024.0))
+    )
+    x = builder.select(builder.fcmp_ordered("<", x, low), low, x)  # of NaN: NaN
+    x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
+    return _power(builder, x, scale, rest)

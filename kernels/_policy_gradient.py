@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._advantages import block_weight, total_weight
 from ._jit import jit
+from ._lanemath import exp, nothing, total, where_less, where_positive
+from ._lanes import load, load_part, store, store_part, width
+from ._row import as_row, length, narrow
 from ._veclog import exp_remainder
-from ._vecmath import BLOCK, add, exp, inlined, vector_loops
+from ._vecmath import BLOCK, add, inlined, vector_loops
+from ._weights import block_weight, tail, total_weight
 
 
 @inlined
@@ -24,57 +27,55 @@ def _ppo_token(logprob, old_logprob, advantage, weight, lower, upper):
     derivative by logprob; clipped, the weight where the clip binds; square, that of the log-ratio. All numbers are of
     one kind, and the weight is at least 0; where it is 0 the others do not matter.
     """
-    zero = type(weight)(0.0)
-    on = weight > zero
-    change = (logprob if on else weight) - (old_logprob if on else weight)
-    scaled = weight * (advantage if on else weight)
+    change = where_positive(weight, logprob) - where_positive(weight, old_logprob)
+    scaled = weight * where_positive(weight, advantage)
     ratio = exp(change)
-    near = lower if ratio < lower else (upper if ratio > upper else ratio)
+    near = where_less(ratio, lower, lower, where_less(upper, ratio, upper, ratio))
     gain = scaled * ratio
     bound = scaled * near
-    binds = bound < gain
-    square = weight * (change * change)
-    return bound if binds else gain, zero if binds else gain, weight if binds else zero, square
+    slope = where_less(bound, gain, nothing(weight), gain)
+    clipped = where_less(bound, gain, weight, nothing(weight))
+    return where_less(bound, gain, bound, gain), slope, clipped, weight * (change * change)
 
 
-@inlined
-def _ppo_block(logprobs, old_logprobs, advantages, mask, lower, upper, rate, d_logprobs):
+@jit
+def _ppo_block(logprobs, old_logprobs, advantages, mask, start, stop, lower, upper, rate, d_logprobs):
     """Sums of objective, clipped and square; writes slope times rate."""
-    vector_loops()
-    K = logprobs.dtype.type
-    objective, clipped, squares = K(0.0), K(0.0), K(0.0)
-    for t in range(logprobs.shape[0]):
+    zero = narrow(0.0, mask)
+    v = tail(mask, start, stop)
+    objective, slope, clipped, squares = _ppo_token(
+        load_part(logprobs, v, stop, zero),
+        load_part(old_logprobs, v, stop, zero),
+        load_part(advantages, v, stop, zero),
+        load_part(mask, v, stop, zero),
+        lower,
+        upper,
+    )
+    store_part(d_logprobs, v, stop, slope * rate)
+    for n in range(start, v, width(mask)):
         value, slope, binds, square = _ppo_token(
-            logprobs[t], old_logprobs[t], advantages[t], mask[t], lower, upper
+            load(logprobs, n), load(old_logprobs, n), load(advantages, n), load(mask, n), lower, upper
         )
-        d_logprobs[t] = slope * rate
-        objective, clipped, squares = add(objective, value), add(clipped, binds), add(squares, square)
-    return objective, clipped, squares
+        store(d_logprobs, n, slope * rate)
+        objective, clipped, squares = objective + value, clipped + binds, squares + square
+    return total(objective), total(clipped), total(squares)
 
 
 @jit
 def ppo_clip_jit(logprobs, old_logprobs, advantages, mask, cliprange, d_logprobs):
     """Writes d_logprobs (B, T). Returns loss, clipfrac, approxkl."""
     K = logprobs.dtype.type
-    B, T = logprobs.shape
+    lp, old, each, weights = as_row(logprobs), as_row(old_logprobs), as_row(advantages), as_row(mask)
+    N = length(lp)
     lower, upper = K(1.0 - cliprange), K(1.0 + cliprange)
     count = total_weight(mask)
     rate = K(-1.0 / count)
     objective, clipped, squares = np.float64(0.0), np.float64(0.0), np.float64(0.0)
-    for b in range(B):
-        for start in range(0, T, BLOCK):
-            part = slice(start, start + BLOCK)
-            value, binds, square = _ppo_block(
-                logprobs[b, part],
-                old_logprobs[b, part],
-                advantages[b, part],
-                mask[b, part],
-                lower,
-                upper,
-                rate,
-                d_logprobs[b, part],
-            )
-            objective, clipped, squares = objective + value, clipped + binds, squares + square
+    for start in range(0, N, BLOCK):
+        value, binds, square = _ppo_block(
+            lp, old, each, weights, start, min(start + BLOCK, N), lower, upper, rate, as_row(d_logprobs)
+        )
+        objective, clipped, squares = objective + value, clipped + binds, squares + square
     return -objective / count, clipped / count, np.float64(0.5) * squares / count
 
 
@@ -100,11 +101,10 @@ def _grpo_token(logprob, old_logprob, ref_logprob, advantage, weight, lower, upp
 @jit
 def _sequence_rate(mask, aggregation, B, count):
     """What each token of a sequence weighs in the loss: see `grpo_jit`."""
-    here = block_weight(mask)
-    K = type(here)
-    nothing = here + K(1.0)
-    length = type(mask[0])(mask.shape[0])  # a number of the array's own kind
-    alone = B * (length if aggregation == 2 else (here if here > K(0.0) else nothing))
+    here = block_weight(as_row(mask), 0, mask.shape[0])
+    none = here + np.float64(1.0)
+    places = type(mask[0])(mask.shape[0])  # a number of the array's own kind
+    alone = B * (places if aggregation == 2 else (here if here > 0.0 else none))
     return np.float64(1.0) / (count if aggregation == 1 else alone)
 
 
@@ -113,14 +113,14 @@ def _grpo_block(logprobs, old_logprobs, ref_logprobs, advantage, mask, lower, up
     """Sums of objective, clipped and kl; writes slope times rate."""
     vector_loops()
     K = logprobs.dtype.type
-    objective, clipped, total = K(0.0), K(0.0), K(0.0)
+    objective, clipped, divergence = K(0.0), K(0.0), K(0.0)
     for t in range(logprobs.shape[0]):
         value, slope, binds, kl = _grpo_token(
             logprobs[t], old_logprobs[t], ref_logprobs[t], advantage, mask[t], lower, upper, beta
         )
         d_logprobs[t] = slope * rate
-        objective, clipped, total = add(objective, value), add(clipped, binds), add(total, kl)
-    return objective, clipped, total
+        objective, clipped, divergence = add(objective, value), add(clipped, binds), add(divergence, kl)
+    return objective, clipped, divergence
 
 
 @inlined
@@ -157,7 +157,7 @@ def grpo_jit(
     B, T = logprobs.shape
     lower, upper, strength = K(1.0 - cliprange), K(1.0 + cliprange_high), K(beta)
     count = total_weight(mask)
-    loss, clipped, total = np.float64(0.0), np.float64(0.0), np.float64(0.0)
+    loss, clipped, divergence = np.float64(0.0), np.float64(0.0), np.float64(0.0)
     for b in range(B):
         share = _sequence_rate(mask[b], aggregation, B, count)
         rate = K(-share)
@@ -170,12 +170,12 @@ def grpo_jit(
                 value, binds, kl = _grpo_block(
                     lp, old, ref, advantages[b], weights, lower, upper, strength, rate, d
                 )
-                total = total + kl
+                divergence = divergence + kl
             else:
                 value, binds = _grpo_block_without_kl(lp, old, advantages[b], weights, lower, upper, rate, d)
             objective, clipped = objective + value, clipped + binds
         loss = loss - share * objective
-    kl = total / count
+    kl = divergence / count
     return loss, clipped / count, kl if ref_logprobs.shape[0] > 0 else np.float64(np.nan)
 
 

@@ -85,13 +85,13 @@ def _lower_row_of(context, builder, sig, args):
 
 
 def as_row(x):
-    """All of a 1-D array without gaps."""
-    return x
+    """All elements of an array without gaps."""
+    return x.reshape(-1)
 
 
 @type_callable(as_row)
 def _type_as_row(context):
-    return lambda x: Row(x.dtype) if isinstance(x, types.Array) and x.layout == "C" and x.ndim == 1 else None
+    return lambda x: Row(x.dtype) if isinstance(x, types.Array) and x.layout == "C" else None
 
 
 @lower_builtin(as_row, types.Array)

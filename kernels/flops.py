@@ -92,6 +92,13 @@ def _token_gradient(V: int) -> Work:
     return _backward(V).plus(Work(5, 1))
 
 
+def _whiten(*shape: int) -> Work:
+    """Moments 6 and result 4 for each element; those of a sample come first."""
+    N = prod(shape)
+    again = 6 * min(N, 256) - 3 if N else 0
+    return Work(10 * N + again + 11 * _blocks(N) + 10, 1)
+
+
 def _ppo_from_logits(*shape: int) -> Work:
     *leading, V = shape
     rows = _token_gradient(V).plus(Work(9, 1)).times(prod(leading))
@@ -102,7 +109,7 @@ def _grpo_from_logits(*shape: int) -> Work:
     """Without a reference."""
     *leading, T, V = shape
     rows = _token_gradient(V).plus(Work(10, 1)).times(T * prod(leading))
-    return rows.plus(FORMULAS["grpo_without_kl"](*leading, T)).plus(Work(4, 0).times(prod(leading)))
+    return rows.plus(FORMULAS["grpo_without_kl"](*leading, T)).plus(Work(3, 0).times(prod(leading)))
 
 
 def _dpo_from_logits(*shape: int) -> Work:
@@ -189,12 +196,12 @@ FORMULAS: dict[str, Formula] = {
     "k1": _each(1),
     "k2": _each(3),
     "k3": _each(4, 1),
-    "gae": _rows(lambda T: Work(7 * T + _blocks(T), 0), once=Work(1, 0)),
-    "whiten": _each(11, 0, once=Work(12, 1)),
-    "ppo_clip": _each(12, 1, once=Work(7, 0), a_block=4),
-    "grpo": _rows(lambda T: Work(24 * T + 4 * _blocks(T) + 6, 2 * T), once=Work(3, 0)),  # with a reference
-    "grpo_without_kl": _rows(lambda T: Work(12 * T + 3 * _blocks(T) + 6, T), once=Work(3, 0)),
-    "value_clip": _each(12, 0, once=Work(5, 0), a_block=3),
+    "gae": _rows(lambda T: Work(9 * T - 1, 0), once=Work(1, 0)),
+    "whiten": _whiten,
+    "ppo_clip": _each(12, 1, once=Work(7, 0)),
+    "grpo": _rows(lambda T: Work(24 * T + 3 * _blocks(T) + 5, 2 * T), once=Work(3, 0)),  # with a reference
+    "grpo_without_kl": _rows(lambda T: Work(12 * T + 2 * _blocks(T) + 5, T), once=Work(3, 0)),
+    "value_clip": _each(12, 0, once=Work(5, 0), a_block=2),
     "group_advantages": _rows(lambda G: Work(6 * G + 4, 1)),
     "rloo_advantages": _rows(lambda G: Work(4 * G, 0)),
     # from_logits: (..., V) of the tokens that count; where one does not, its row costs nothing

@@ -201,7 +201,8 @@ def test_padding_does_not_matter(case, dtype):
     tolerance = 8 * EPS[np.dtype(dtype)]  # sums of several lanes fall otherwise
     for got, want in zip(table.compute(case.function, wide), expected, strict=True):
         if isinstance(want, np.ndarray):
-            np.testing.assert_array_equal(got[:, :4], want)
+            near = tolerance if case.public == "whiten" else 0  # its moments are such sums
+            np.testing.assert_allclose(got[:, :4], want, rtol=near, atol=near)
             assert not got[:, 4:].any()
         else:
             assert got == pytest.approx(want, rel=tolerance, abs=tolerance)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kernels._jit import jit
-from kernels._lanemath import largest, power, total
+from kernels._lanemath import exp, largest, nothing, power, total, where_less
 from kernels._lanes import load, load_part, splat, store, store_part, width
 from kernels._row import at, length, narrow, put, row_of
 from kernels._rows import BLOCK, LOG2E, NO_TOP, block_top
@@ -57,6 +57,32 @@ def power_each(x, scale, out):
     row, into, factor = row_of(x, 0), row_of(out, 0), narrow(scale, x)
     for v in range(length(row)):
         put(into, v, power(at(row, v), factor))
+
+
+@jit
+def exp_row(x, out):
+    row, into = row_of(x, 0), row_of(out, 0)
+    zero = narrow(0.0, row)
+    v = 0
+    while v + width(row) <= length(row):
+        store(into, v, exp(load(row, v)))
+        v += width(row)
+    store_part(into, v, length(row), exp(load_part(row, v, length(row), zero)))
+
+
+@jit
+def exp_each(x, out):
+    row, into = row_of(x, 0), row_of(out, 0)
+    for v in range(length(row)):
+        put(into, v, exp(at(row, v)))
+
+
+@jit
+def choose(a, b, x, out):
+    """x where a < b, 0 elsewhere, of rows and of a number b."""
+    V, zero = x.shape[1], narrow(0.0, x)
+    lanes, other = load_part(row_of(a, 0), 0, V, zero), load_part(row_of(x, 0), 0, V, zero)
+    store_part(row_of(out, 0), 0, V, where_less(lanes, narrow(b, x), other, nothing(other)))
 
 
 @jit
@@ -192,6 +218,34 @@ def test_power_at_the_limits(dtype, scale, function):
     if JIT:
         np.testing.assert_array_equal(found[: len(below) + 1], 0)
     np.testing.assert_array_equal(found[-4:], [0, np.nan, 1, 1])
+
+
+@COMPILED
+@DTYPES
+@pytest.mark.parametrize("function", [exp_row, exp_each])
+def test_exponential(dtype, function):
+    low, high, _ = _limits(dtype)
+    ln2 = np.log(2.0)
+    x = np.concatenate([np.linspace(low * ln2, (high + 0.49) * ln2, 400_001), np.linspace(-1, 1, 100_001)])
+    x = x.astype(dtype)
+    want = np.exp(x.astype(np.longdouble))
+    found = np.empty_like(x)
+    function(x[None], found[None])
+    assert (np.abs(found - want) / np.spacing(want.astype(dtype)).astype(np.longdouble)).max() < 2.5
+    x = np.array(
+        [-np.inf, 1e3 * low, (low - 1) * ln2, 0.0, (high + 1.01) * ln2, 1e3 * high, np.inf, np.nan], dtype
+    )
+    found = np.empty_like(x)
+    function(x[None], found[None])
+    np.testing.assert_array_equal(found, [0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan])
+
+
+@DTYPES
+def test_choice(dtype):
+    a, x = np.array([[-1.0, 0.0, 1.0, np.nan, 0.5]], dtype), np.array([[1, 2, 3, 4, 5]], dtype)
+    found = np.empty_like(x)
+    choose(a, 0.75, x, found)
+    np.testing.assert_array_equal(found, [[1, 2, 0, 0, 5]])
 
 
 # --- reductions

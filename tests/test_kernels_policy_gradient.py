@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import counted
+import numba
 import numpy as np
 import pytest
 from differences import assert_gradient
 
+from kernels import flops, reference
 from kernels import policy_gradient as g
-from kernels import reference
 
 RNG = np.random.default_rng
 MASK = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]], float)
@@ -167,8 +169,31 @@ def test_whiten_many_blocks(dtype):
     np.testing.assert_allclose(white, (exact - exact.mean()) / exact.std(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("where", [0, 300, 3000, -1])
+def test_whiten_about_a_far_element(where):
+    """Wherever it stands, the sums of the others about it, or about a mean that it moved, lose next to nothing."""
+    x = RNG(14).standard_normal(6000).astype(np.float32) + np.float32(1e4)
+    x[where] = -1e4
+    exact = x.astype(float)
+    np.testing.assert_allclose(
+        g.whiten(x, np.ones(6000)), (exact - exact.mean()) / exact.std(), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_whiten_of_equal_elements_is_zero():
     assert not g.whiten(np.full(5000, 0.1, np.float32), RNG(13).random(5000) < 0.5).any()
+
+
+@pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="counted in plain Python")
+@pytest.mark.parametrize("shape", [(1, 300), (5, 500)])
+@pytest.mark.parametrize(
+    ("name", "arrays", "scalars"), [("whiten", 1, ()), ("gae", 2, (0.9, 0.8)), ("ppo_clip", 3, (0.2,))]
+)
+def test_work_of_several_blocks(name, arrays, scalars, shape):
+    numbers = [counted.counted(x) for x in (*RNG(15).standard_normal((arrays, *shape)), np.ones(shape))]
+    counted.reset()
+    getattr(g, name)(*numbers, *scalars)
+    assert counted.counts() == flops.work(name, *shape)
 
 
 def test_kl_estimates():
