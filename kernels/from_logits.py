@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from . import _batch, _check
 from ._check import Array
+from ._pairs_from_logits import DPOFromLogits, dpo_from_logits
 from ._tokens import Tokens, ignored_token
 from ._whole_losses import grpo_loss_jit, ppo_loss_jit, sft_loss_jit
-from .pairs_from_logits import DPOFromLogits, dpo_from_logits
 from .policy_gradient import AGGREGATIONS
 
 __all__ = [
