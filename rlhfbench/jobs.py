@@ -14,7 +14,7 @@ from .errors import InputError
 from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
-from .types import Metrics, Task
+from .types import Metrics, Sampler, Task
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,34 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
     """Prepare the job's seed, run its arms, commit each; a job without manifests only compiles."""
     from .prepare import prepare
     from .run import run
+    from .worlds import pack_served, pack_world, world_inputs
 
     if not job.manifests:
         return warm_up(job)
     prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
     store, environment = RunStore(Path(job.folder)), fingerprint()
+    world = job.world
     results = []
     for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
         arm = parse_arm(typed, label)
-        refuse_changed(job.world, arm, manifest["inputs"]["sources"])
+        inputs = manifest["inputs"]
+        refuse_changed(world, arm, inputs["sources"])
+        served: list[Sampler] = []
         result = run(
             prepared,
             arm,
-            budget=job.world.budget,
+            budget=world.budget,
             jit_seconds=_compiled["seconds"],
             progress=_reporter(label, job.seed),
+            keep=served.append,
         )
         if result.status in ("done", "diverged"):
+            store.commit_world(world_inputs(inputs), lambda: pack_world(prepared, world.policy))
             store.commit(
-                store.key(manifest["inputs"]),
+                store.key(inputs),
                 {**manifest, "environment": environment, "facts": prepared.facts},
                 result,
+                pack_served(served[0], prepared, world.policy) if served else {},
             )
         emit({"kind": "run", "label": label, "seed": job.seed, "status": result.status})
         results.append((label, result))

@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # imports `kernels.torch` (optional wrappers for autograd, for users), and few see the gold reward.
 # `~name`: under `if TYPE_CHECKING` only, to annotate what is handed in.
 KERNELS = "kernels.* kernels.flops"
-OUTCOME = "comparison errors hacking records results statistics types verdict"
+OUTCOME = "comparison errors hacking records results run_folder statistics types verdict"
 LAYERS = {
     "kernels": "",
     "kernels.*": "kernels.*",
@@ -41,7 +41,9 @@ LAYERS = {
     "rlhfbench.options": "errors",
     "rlhfbench.metrics": "types",
     "rlhfbench.records": "types",
-    "rlhfbench.results": "errors records types",
+    "rlhfbench.run_folder": "errors records",
+    "rlhfbench.results": "errors records run_folder types",
+    "rlhfbench.checkpoints": "errors types",
     "rlhfbench.statistics": "types",
     "rlhfbench.claims": "statistics",
     "rlhfbench.verdict_text": "claims statistics",
@@ -63,13 +65,14 @@ LAYERS = {
     "rlhfbench.registry": "errors options types",
     "rlhfbench.prepare": f"{KERNELS} compute optimizer policies.* rewards.* rewards.gold seeding types",
     "rlhfbench.oracle": "errors types",
-    "rlhfbench.evaluation": f"{KERNELS} compute prepare types",
+    "rlhfbench.worlds": "checkpoints prepare rewards.* rewards.gold seeding types",
+    "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding types"
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
-    "rlhfbench.jobs": "environment errors pool prepare registry results run tasks.* types",
+    "rlhfbench.jobs": "environment errors pool prepare registry results run tasks.* types worlds",
     "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options registry",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
     "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
