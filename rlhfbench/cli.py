@@ -274,6 +274,17 @@ def _show(args: Namespace) -> int:
     return OK
 
 
+def _samples(args: Namespace) -> int:
+    _check_outputs(args)
+    from .samples import samples
+    from .show import samples_blocks
+
+    found = samples(args.run, args.prompts, args.seed, args.data)
+    _json(args, found.as_dict())
+    _show_blocks(samples_blocks(found), stderr=args.json == "-")
+    return OK
+
+
 def _check(args: Namespace) -> int:
     from .conformance import check
     from .show import check_blocks
@@ -289,5 +300,6 @@ HANDLERS: dict[str, Handler] = {
     "rm": _rm,
     "list": _list,
     "show": _show,
+    "samples": _samples,
     "check": _check,
 }

@@ -59,10 +59,13 @@ class Plan:
     def jobs(self, have: Mapping[Which, Result]) -> list[Job]:
         """One job for each seed that lacks a run."""
         work = []
+        world = {"task": self.world.task, "data": self.world.data, "strict": self.world.strict}
         for seed in range(self.seeds):
             missing = [a for a in self.arms if (a.label, seed) not in have]
             if missing:
-                manifests = tuple({"inputs": self.inputs[a.label, seed], "typed": a.source} for a in missing)
+                manifests = tuple(
+                    {"inputs": self.inputs[a.label, seed], "typed": a.source, "world": world} for a in missing
+                )
                 arms = tuple((a.source, a.label) for a in missing)
                 work.append(Job(self.world, seed, arms, manifests, str(self.store.root)))
         return work

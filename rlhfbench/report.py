@@ -262,6 +262,7 @@ def place_lines(comparison: Comparison) -> Iterator[Note]:
     yield Note(f"runs: {comparison.folder} ({comparison.reused} of {total} reused)", whole=True)
     if comparison.example:
         yield Note(f"see one: rlhfbench show {_quoted(comparison.example)}", whole=True)
+        yield Note(f"read replies: rlhfbench samples {_quoted(comparison.example)}", whole=True)
 
 
 def _quoted(text: str) -> str:

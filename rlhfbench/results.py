@@ -35,7 +35,7 @@ from .run_folder import (
     write_run,
 )
 
-__all__ = ["FieldError", "Result", "RunStore", "file_hash", "load_run", "source_hash"]
+__all__ = ["FieldError", "Result", "RunStore", "file_hash", "load_run", "source_hash", "world_folder"]
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-")
 
@@ -108,7 +108,7 @@ class RunStore:
 
     def commit_world(self, inputs: Mapping[str, Any], make: Callable[[], Mapping[str, bytes]]) -> Path:
         """Keep the files that `make` gives, unless those of `inputs` (among them ``seed``) are there already."""
-        target = self.world(inputs)
+        target = world_folder(self.root, inputs)
         if target.is_dir():
             return target
 
@@ -119,10 +119,6 @@ class RunStore:
             sync_folder(folder)
 
         return self._put(target, fill)
-
-    def world(self, inputs: Mapping[str, Any]) -> Path:
-        """The folder of what all runs with these inputs share; it may not be there."""
-        return self.worlds / f"s{inputs['seed']}-{self.key(inputs)[:12]}"
 
     def _put(self, target: Path, fill: Callable[[Path], None]) -> Path:
         with _writing(self.root):
@@ -151,6 +147,11 @@ class RunStore:
             for name in (RESULT, MANIFEST):
                 if not (folder / name).is_file():
                     raise damaged(folder / name, 1, "the file is missing")
+
+
+def world_folder(root: Path, inputs: Mapping[str, Any]) -> Path:
+    """Where a store keeps what all runs with these inputs share; it may not be there."""
+    return root / "worlds" / f"s{inputs['seed']}-{RunStore.key(inputs)[:12]}"
 
 
 def file_hash(path: Path) -> str:

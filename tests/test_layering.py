@@ -75,6 +75,7 @@ LAYERS = {
     "rlhfbench.jobs": "environment errors pool prepare registry results run tasks.* types worlds",
     "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options registry",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
+    "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
     "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
     "rlhfbench.reward_task": "compute options prepare registry reward_report seeding",
@@ -84,12 +85,12 @@ LAYERS = {
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
     "rlhfbench.report": f"{OUTCOME} layout text ~sweeps",
-    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~reward_report",
+    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~reward_report ~samples",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
         f"{OUTCOME} arguments catalogue conformance harness layout plots progress report reward_report reward_task"
-        " show sweeps text"
+        " samples show sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }

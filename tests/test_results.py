@@ -22,7 +22,7 @@ import pytest
 
 import rlhfbench
 from rlhfbench.errors import InputError
-from rlhfbench.results import FieldError, Result, RunStore, file_hash, load_run, source_hash
+from rlhfbench.results import FieldError, Result, RunStore, file_hash, load_run, source_hash, world_folder
 
 PACKAGES = str(Path(rlhfbench.__file__).parents[1])  # of the code under test, wherever it is installed
 INPUTS: dict[str, Any] = {
@@ -352,12 +352,14 @@ def test_a_kept_file_that_is_cut_or_gone_is_named(store: RunStore, name: str) ->
 
 def test_a_world_is_kept_once_for_all_runs_of_its_seed(store: RunStore) -> None:
     inputs = {"seed": 3, "task": "words"}
-    assert not store.world(inputs).exists()
+    assert not world_folder(store.root, inputs).exists()
     folder = store.commit_world(inputs, lambda: FILES)
-    assert folder == store.world(inputs) == store.world({"task": "words", "seed": 3})
+    assert (
+        folder == world_folder(store.root, inputs) == world_folder(store.root, {"task": "words", "seed": 3})
+    )
     assert kept(folder) == FILES
     assert store.commit_world(inputs, lambda: pytest.fail("it is there")) == folder
-    assert store.world({**inputs, "seed": 4}) != folder
+    assert world_folder(store.root, {**inputs, "seed": 4}) != folder
     assert list(store.runs.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from rlhfbench.evaluation import scored_replies
 from rlhfbench.harness import compare
 from rlhfbench.jobs import open_task
 from rlhfbench.prepare import Prepared, prepare
-from rlhfbench.results import RunStore, load_run
+from rlhfbench.results import load_run, world_folder
 from rlhfbench.worlds import KeptWorld, load_world, pack_served, pack_world, world_inputs
 
 PPO = "ppo:updates=3,batch_size=32,num_ppo_epochs=1"
@@ -31,7 +31,7 @@ def opened(folder: Path, label: str, seed: int = 0) -> tuple[KeptWorld, Path, An
     run = next((folder / "runs").glob(f"{label}-s{seed}-*"))
     manifest, result = load_run(run)
     inputs = manifest["inputs"]
-    place = RunStore(folder).world(world_inputs(inputs))
+    place = world_folder(folder, world_inputs(inputs))
     return load_world(place, open_task(inputs["task"], None), inputs), run, result
 
 
