@@ -81,11 +81,12 @@ def _algorithm_files() -> list[str]:
 
 
 def _world(command: Parser, default: str) -> None:
-    world = command.add_mutually_exclusive_group()
-    world.add_argument(
-        "--task", metavar="T", help=f"T or T:field=value,...; see rlhfbench list (default {default})"
+    command.add_argument(
+        "--task",
+        metavar="T",
+        help=f"T or T:field=value,...; see rlhfbench list (default {default}); beside --data pairs:field=value,...",
     )
-    world.add_argument("--data", metavar="FILE", help="your preference pairs: JSON lines, plain or gzipped")
+    command.add_argument("--data", metavar="FILE", help="your preference pairs: JSON lines, plain or gzipped")
     command.add_argument("--strict", action="store_true", help="refuse a file with pairs that cannot be used")
 
 

@@ -238,6 +238,8 @@ def _sweep(args: Namespace) -> int:
 
 def _rm(args: Namespace) -> int:
     _check_outputs(args)
+    if args.data is not None and args.task is not None:
+        raise InputError(f"--task {args.task} came with --data {args.data}, one of the two is needed")
     if args.data is None and args.test is not None:
         raise InputError("--test FILE goes with --data FILE; a task draws its own held-out pairs")
     if args.data is not None and args.pairs is not None:

@@ -46,7 +46,7 @@ class Evaluator:
         return self.prepared.evaluation_uniforms
 
     def scores(self, rollout: Rollout, meter: ComputeMeter) -> Point:
-        """Means over the evaluation prompts of RM score, gold score and reply length (words, without EOS)."""
+        """Means over the evaluation prompts of RM score, gold score and reply length (words or pieces, without EOS)."""
         prepared = self.prepared
         inputs = (prepared.evaluation_prompts, rollout.responses, rollout.mask)
         reward_model = copy.copy(prepared.reward_model)

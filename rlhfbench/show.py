@@ -184,7 +184,8 @@ def list_blocks(
         ]
     blocks.append(Note("Tasks: name[:field=value,...]", "bold"))
     blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
-    blocks.append(Note("--data FILE: your own preference pairs, JSON lines, plain or gzipped.", indent=2))
+    own = "--data FILE: your own preference pairs, JSON lines, plain or gzipped"
+    blocks.append(Note(f"{own}; options by --task pairs:field=value,...", indent=2))
     blocks.append(Note("Policies", "bold"))
     return blocks + [Note(f"{name}: {doc}", indent=2) for name, doc in policies]
 

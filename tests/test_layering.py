@@ -51,6 +51,7 @@ LAYERS = {
     "rlhfbench.comparison": "records results statistics types verdict",
     "rlhfbench.text": "kernels.*",
     "rlhfbench.data": "errors text",
+    "rlhfbench.tokenizer": "errors text",
     "rlhfbench.compute": "kernels.flops",
     "rlhfbench.optimizer": f"{KERNELS} types",
     "rlhfbench.algorithms": "",
@@ -61,7 +62,7 @@ LAYERS = {
     "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
     "rlhfbench.rewards.gold": "types",
     "rlhfbench.tasks": "",
-    "rlhfbench.tasks.*": "data errors options seeding tasks.* text types",
+    "rlhfbench.tasks.*": "data errors options seeding tasks.* text tokenizer types",
     "rlhfbench.registry": "errors options types",
     "rlhfbench.prepare": f"{KERNELS} compute optimizer policies.* rewards.* rewards.gold seeding types",
     "rlhfbench.oracle": "errors types",
@@ -72,7 +73,7 @@ LAYERS = {
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
-    "rlhfbench.jobs": "environment errors pool prepare registry results run tasks.* types worlds",
+    "rlhfbench.jobs": "environment errors options pool prepare registry results run tasks.* types worlds",
     "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options registry",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
     "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
@@ -103,7 +104,7 @@ THIRD_PARTY = {
     "scipy": {"rlhfbench.statistics"},
     "rich": {"rlhfbench.cli", "rlhfbench.layout", "rlhfbench.progress"},
     "matplotlib": {"rlhfbench.plots"},
-    "tokenizers": {"rlhfbench.text"},
+    "tokenizers": {"rlhfbench.tokenizer"},
 }
 PRINTS_OR_EXITS = {"rlhfbench.cli"}
 IMPORTS_BY_NAME = {"rlhfbench", "rlhfbench.registry", "rlhfbench.environment"}
