@@ -203,11 +203,14 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
         skipped = f"; {facts['skipped_lines']}" if facts.get("skipped_lines") else ""
         yield f"Data: {facts['pairs']:,} usable pairs, {facts['prompts']:,} distinct prompts{skipped}."
         word = unit_of(comparison)
+        share = facts.get("prompt_cut_share")  # not in what earlier versions stored
+        prompts = "" if share is None else f"prompts cut from the left {percent(share)}, "
         if word != "word":
             yield f"Tokenizer: {facts['tokenizer']}."
         yield (
             f"Unknown {word}s {percent(facts['unknown_share'])} of reply {word}s, "
-            f"replies cut {percent(facts['cut_share'])}, identical once cut {facts['identical_after_cut']:,} pairs."
+            f"replies cut {percent(facts['cut_share'])}, {prompts}"
+            f"identical once cut {facts['identical_after_cut']:,} pairs."
         )
     if "pairs_per_part" in facts:
         parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["pairs_per_part"].items())

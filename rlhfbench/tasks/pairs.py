@@ -230,7 +230,8 @@ def _encode(
     prompt_texts = [_MARKS.sub(" ", prompt) for prompt in prompt_number]
     splitter = choice.splitter([*prompt_texts, *texts], vocabulary)
     found = dict(zip(texts, splitter.split(texts), strict=True))
-    asked = [parts[-prompt_words:] for parts in splitter.split(prompt_texts)]
+    whole = splitter.split(prompt_texts)
+    asked = [parts[-prompt_words:] for parts in whole]
 
     # what is cut off need not be known; ties go to the word that comes first in the file
     counts = Counter(
@@ -270,6 +271,7 @@ def _encode(
             "skipped": len(file.skipped),
             "skipped_lines": file.skipped_text(),
             "identical_after_cut": same,
+            "prompt_cut_share": sum(len(parts) > prompt_words for parts in whole) / len(whole),
             "tokenizer": splitter.about,
             "unit": splitter.unit,
             **_losses(file.pairs, found, index, length),
