@@ -134,18 +134,19 @@ def pack_reward_model(stem: str, model: Storable, vocabulary: str) -> dict[str, 
     return pack(stem, "reward model", {"model": model.kind, "vocabulary": vocabulary, **fields}, arrays)
 
 
-def load_reward_model(folder: Path, stem: str, made_by: type[M], vocabulary: str) -> M:
-    """The reward model of class `made_by` that was kept."""
-    kind = made_by.kind  # type: ignore[attr-defined]
-    needed = {"model": kind, "vocabulary": vocabulary}
-    fields, arrays = unpack(folder, stem, "reward model", needed)
-    state = {name: value for name, value in fields.items() if name not in needed}
+def load_reward_model(folder: Path, stem: str, kinds: Mapping[str, type[M]], vocabulary: str) -> M:
+    """The reward model that was kept; `kinds` are the classes it may be of, by their `kind`."""
+    path = folder / f"{stem}.json"
+    fields, arrays = unpack(folder, stem, "reward model", {"vocabulary": vocabulary})
+    kind = str(fields.get("model"))
+    if kind not in kinds:
+        raise InputError(f"{path}: a model '{kind}' came, {' or '.join(kinds)} is needed")
     try:
-        model: M = made_by.from_state(state, arrays)  # type: ignore[attr-defined]
+        model: M = kinds[kind].from_state(fields, arrays)  # type: ignore[attr-defined]
     except KeyError as error:
-        raise InputError(f"{folder / stem}.json: {error} is missing, a '{kind}' model needs it") from None
+        raise InputError(f"{path}: {error} is missing, a '{kind}' model needs it") from None
     except (TypeError, ValueError) as error:
-        raise InputError(f"{folder / stem}.json: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     return model
 
 

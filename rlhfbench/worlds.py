@@ -23,6 +23,8 @@ from .types import Float, Int, Policy, RewardModel, Sampler, Task
 
 REFERENCE, REWARD_MODEL, JUDGE, SERVED = "reference", "reward_model", "judge", "policy"
 """Names of the files, without their endings."""
+REWARD_MODELS = {model.kind: model for model in (LinearRewardModel,)}
+"""Classes of reward models that are kept, by their kind."""
 OF_THE_ARM = ("algorithm", "config", "label", "budget")
 """Inputs of a run that its world does not depend on."""
 
@@ -89,12 +91,12 @@ def load_world(folder: Path, task: Task, inputs: Mapping[str, Any]) -> KeptWorld
     words, blank = words_of(task), make_policy(name, task)
     gold: Gold = TaskGold(task)
     if task.gold == "judge":
-        gold = Judge(load_reward_model(folder, JUDGE, LinearRewardModel, words))
+        gold = Judge(load_reward_model(folder, JUDGE, REWARD_MODELS, words))
     return KeptWorld(
         task,
         name,
         load_policy(folder, REFERENCE, blank, name, words),
-        load_reward_model(folder, REWARD_MODEL, LinearRewardModel, words),
+        load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words),
         gold,
         *evaluation_inputs(task, seed, inputs["episodes"]),
     )

@@ -26,6 +26,7 @@ from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.policies.tabular import TabularPolicy
 from rlhfbench.rewards.bradley_terry import BagFeatures, LinearRewardModel
 
+KINDS = {"bag": LinearRewardModel}
 WORDS = vocabulary_hash(("a", "b", "<eos>"), ("p",))
 
 
@@ -66,7 +67,7 @@ def test_a_reward_model_scores_the_same_bits(tmp_path: Path, features: Any) -> N
     bag = BagFeatures.of(features, 3)
     model = LinearRewardModel(rng.normal(size=bag.size), bag).normalised(rng.normal(size=50))
     put(tmp_path, pack_reward_model("rm", model, WORDS))
-    again = load_reward_model(tmp_path, "rm", LinearRewardModel, WORDS)
+    again = load_reward_model(tmp_path, "rm", KINDS, WORDS)
     tokens = rng.integers(3, size=(9, 4))
     for dtype in (np.float32, np.float64):
         inputs = (tokens, tokens, np.ones(tokens.shape, dtype))
@@ -201,13 +202,13 @@ def test_a_reward_model_that_lacks_something_is_refused(tmp_path: Path) -> None:
         kept = {name: array for name, array in arrays.items() if name != lost}
         put(tmp_path, pack("rm", "reward model", left, kept))
         with pytest.raises(InputError, match=problem):
-            load_reward_model(tmp_path, "rm", LinearRewardModel, WORDS)
+            load_reward_model(tmp_path, "rm", KINDS, WORDS)
     put(tmp_path, pack("rm", "reward model", fields, {"weights": np.zeros(9)}))
     with pytest.raises(InputError, match=r"rm\.json: weights must have shape \(3,\), got \(9,\)"):
-        load_reward_model(tmp_path, "rm", LinearRewardModel, WORDS)
+        load_reward_model(tmp_path, "rm", KINDS, WORDS)
     put(tmp_path, pack("rm", "reward model", fields | {"model": "transformer"}, arrays))
-    with pytest.raises(InputError, match="made for model transformer, bag is needed"):
-        load_reward_model(tmp_path, "rm", LinearRewardModel, WORDS)
+    with pytest.raises(InputError, match="a model 'transformer' came, bag is needed"):
+        load_reward_model(tmp_path, "rm", KINDS, WORDS)
 
 
 def test_what_is_not_asked_for_is_not_looked_at(tmp_path: Path) -> None:

@@ -16,7 +16,10 @@ import rlhfbench
 from rlhfbench.cli import main
 from rlhfbench.errors import InputError
 from rlhfbench.harness import compare
-from rlhfbench.results import load_run
+from rlhfbench.jobs import work_on
+from rlhfbench.plan import Plan, make_world
+from rlhfbench.registry import parse_arms
+from rlhfbench.results import RunStore, load_run
 from rlhfbench.samples import samples
 from rlhfbench.tasks.pairs import PairsTask
 from rlhfbench.tokenizer import UNKNOWN, Words, choose
@@ -109,6 +112,18 @@ def test_options_of_pairs_reach_the_task(data: str, tmp_path: Path) -> None:
     assert compare(["dpo:epochs=1"], task="pairs:vocabulary=20,length=4", **options).reused == 1
     assert compare(["dpo:epochs=1"], **options).reused == 0
     assert compare(["dpo:epochs=1"], task="pairs", **options).reused == 1
+
+
+def test_options_that_changed_since_the_plan_spoil_no_run(data: str, tmp_path: Path) -> None:
+    """As when somebody edits a tokenizer.json before a worker has read it."""
+    plan = Plan(
+        parse_arms(["dpo:epochs=1"]), make_world(None, data, False, None, None), 1, RunStore(tmp_path / "s")
+    )
+    (job,) = plan.jobs({})
+    job.manifests[0]["inputs"]["task_options"] = {"tokenizer": "0" * 64}
+    with pytest.raises(InputError, match="--task pairs: was changed while the comparison ran"):
+        work_on(job)
+    assert plan.stored() == {}
 
 
 # --- pieces ------------------------------------------------------------------------------------------------------
