@@ -81,11 +81,12 @@ def _algorithm_files() -> list[str]:
 
 
 def _world(command: Parser, default: str) -> None:
-    world = command.add_mutually_exclusive_group()
-    world.add_argument(
-        "--task", metavar="T", help=f"T or T:field=value,...; see rlhfbench list (default {default})"
+    command.add_argument(
+        "--task",
+        metavar="T",
+        help=f"T or T:field=value,...; see rlhfbench list (default {default}); beside --data pairs:field=value,...",
     )
-    world.add_argument("--data", metavar="FILE", help="your preference pairs: JSON lines, plain or gzipped")
+    command.add_argument("--data", metavar="FILE", help="your preference pairs: JSON lines, plain or gzipped")
     command.add_argument("--strict", action="store_true", help="refuse a file with pairs that cannot be used")
 
 
@@ -150,6 +151,16 @@ def _show(command: Parser) -> None:
     command.add_argument("run", metavar="RUN_DIR", help="a folder in DIR/runs")
 
 
+def _samples(command: Parser) -> None:
+    command.add_argument(
+        "run", metavar="RUN", help="a folder in DIR/runs, or a DIR with the runs of one comparison"
+    )
+    command.add_argument("--prompts", type=int, default=5, metavar="N", help="evaluation prompts (default 5)")
+    command.add_argument("--seed", type=int, metavar="S", help="another seed of the same comparison")
+    command.add_argument("--data", metavar="FILE", help="where the file of pairs lies now, if it has moved")
+    _json(command)
+
+
 def _check(command: Parser) -> None:
     command.add_argument(
         "algorithm", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
@@ -162,5 +173,6 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "rm": (_rm, "train a reward model on preference pairs and test it on others"),
     "list": (lambda command: None, "list algorithms, tasks and policies"),
     "show": (_show, "show one stored run: diagnostics over updates, and replies"),
+    "samples": (_samples, "read what reference and arms of a stored comparison answer to the same prompts"),
     "check": (_check, "run the conformance tests on an algorithm"),
 }

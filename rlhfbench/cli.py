@@ -238,6 +238,8 @@ def _sweep(args: Namespace) -> int:
 
 def _rm(args: Namespace) -> int:
     _check_outputs(args)
+    if args.data is not None and args.task is not None:
+        raise InputError(f"--task {args.task} came with --data {args.data}, one of the two is needed")
     if args.data is None and args.test is not None:
         raise InputError("--test FILE goes with --data FILE; a task draws its own held-out pairs")
     if args.data is not None and args.pairs is not None:
@@ -274,6 +276,17 @@ def _show(args: Namespace) -> int:
     return OK
 
 
+def _samples(args: Namespace) -> int:
+    _check_outputs(args)
+    from .samples import samples
+    from .show import samples_blocks
+
+    found = samples(args.run, args.prompts, args.seed, args.data)
+    _json(args, found.as_dict())
+    _show_blocks(samples_blocks(found), stderr=args.json == "-")
+    return OK
+
+
 def _check(args: Namespace) -> int:
     from .conformance import check
     from .show import check_blocks
@@ -289,5 +302,6 @@ HANDLERS: dict[str, Handler] = {
     "rm": _rm,
     "list": _list,
     "show": _show,
+    "samples": _samples,
     "check": _check,
 }

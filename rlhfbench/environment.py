@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_PACKAGES = ("rlhfbench", "numpy", "numba", "llvmlite", "scipy")
+_PACKAGES = ("rlhfbench", "numpy", "numba", "llvmlite", "scipy", "tokenizers")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _CPU_INFO = Path("/proc/cpuinfo")

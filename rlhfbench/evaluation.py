@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from kernels import categorical, flops
 
 from .compute import ComputeMeter
 from .prepare import Prepared
-from .types import Float, Policy, Rollout, Sampler
+from .rewards.gold import Gold
+from .types import Float, Int, Policy, RewardModel, Rollout, Sampler, Task
 
 Point = dict[str, float | None]
 
@@ -45,7 +46,7 @@ class Evaluator:
         return self.prepared.evaluation_uniforms
 
     def scores(self, rollout: Rollout, meter: ComputeMeter) -> Point:
-        """Means over the evaluation prompts of RM score, gold score and reply length (words, without EOS)."""
+        """Means over the evaluation prompts of RM score, gold score and reply length (words or pieces, without EOS)."""
         prepared = self.prepared
         inputs = (prepared.evaluation_prompts, rollout.responses, rollout.mask)
         reward_model = copy.copy(prepared.reward_model)
@@ -93,17 +94,42 @@ class Evaluator:
 
     def replies(self, served: Sampler, n: int = 20) -> list[dict[str, Any]]:
         """The first `n` evaluation prompts with the reply of the reference and of what is served, scored."""
-        task, prompts = self.prepared.task, self.prepared.evaluation_prompts[:n]
-        ours = served.sample(prompts, self.uniforms[:n])
-        theirs = self.prepared.reference.sample(prompts, self.uniforms[:n])
-        rows: list[dict[str, Any]] = [{"prompt": task.prompt_text(prompt)} for prompt in prompts]
-        for name, rollout in (("reference", theirs), ("reply", ours)):
-            inputs = (prompts, rollout.responses, rollout.mask)
-            rm, gold = self.prepared.reward_model.score(*inputs), self.prepared.gold.score(*inputs)
-            for i, row in enumerate(rows):
-                row[name] = task.response_text(rollout.responses[i], rollout.mask[i])
-                row[f"{name}_rm_score"], row[f"{name}_gold_score"] = float(rm[i]), float(gold[i])
+        prepared, prompts, uniforms = self.prepared, self.prepared.evaluation_prompts[:n], self.uniforms[:n]
+        rows: list[dict[str, Any]] = [{"prompt": prepared.task.prompt_text(prompt)} for prompt in prompts]
+        for name, sampler in (("reference", prepared.reference), ("reply", served)):
+            found = scored_replies(prepared, sampler, prompts, uniforms)
+            for row, reply in zip(rows, found, strict=True):
+                row[name] = reply.text
+                row[f"{name}_rm_score"], row[f"{name}_gold_score"] = reply.rm_score, reply.gold_score
         return rows
+
+
+class World(Protocol):
+    """What it takes to score replies and to put them into words."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def reward_model(self) -> RewardModel: ...
+    @property
+    def gold(self) -> Gold: ...
+
+
+class Reply(NamedTuple):
+    """One reply in words, with what the reward model and gold (or the judge) give it."""
+
+    text: str
+    rm_score: float
+    gold_score: float
+
+
+def scored_replies(world: World, sampler: Sampler, prompts: Int, uniforms: Float) -> list[Reply]:
+    """What `sampler` answers to each of `prompts` (n, P), drawn by `uniforms` (n, T)."""
+    rollout = sampler.sample(prompts, uniforms)
+    inputs = (prompts, rollout.responses, rollout.mask)
+    rm, gold = (np.asarray(model.score(*inputs), float) for model in (world.reward_model, world.gold))
+    texts = [world.task.response_text(*row) for row in zip(rollout.responses, rollout.mask, strict=True)]
+    return [Reply(*row) for row in zip(texts, rm.tolist(), gold.tolist(), strict=True)]
 
 
 def finite(values: Any) -> bool:

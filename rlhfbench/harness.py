@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 def compare(
     arms: Sequence[str],
     *,
-    task: str = "sentences",
+    task: str | None = None,
     data: str | None = None,
     policy: str | None = None,
     seeds: int | None = None,
@@ -52,10 +52,11 @@ def compare(
     ----------
     arms : sequence of str
         ``name[@preset][:field=value,...]``, or ``./file.py:function``.
-    task : str
-        ``words``, ``sentences``, ``sentences-small``, with overrides ``name:field=value``.
+    task : str, optional
+        ``words``, ``sentences`` (the default), ``sentences-small``, with overrides ``name:field=value``; with `data`
+        its options, such as ``pairs:tokenizer=bpe``.
     data : str, optional
-        A file of preference pairs; takes the place of `task`.
+        A file of preference pairs.
     policy : str, optional
         ``linear`` or ``tabular``; by default what suits the task.
     seeds : int, optional

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .environment import fingerprint
 from .errors import InputError
+from .options import converted, split_overrides
 from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
-from .types import Metrics, Task
+from .types import Metrics, Sampler, Task
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,24 @@ class Job:
 
 
 def open_task(task: str, data: str | None, strict: bool = False) -> Task:
-    """The synthetic task called `task`, or the pairs of the file `data`."""
+    """The synthetic task called `task`, or, with options ``pairs:field=value,...``, the pairs of the file `data`."""
     if data is None:
         return load_task(task)
     from .tasks.pairs import PairsTask
 
-    return PairsTask(path=data, strict=strict)
+    name, overrides = split_overrides(task)
+    if name != "pairs":
+        raise InputError(f"--task {task} came with --data {data}, pairs:field=value,... or nothing is needed")
+    options = converted(PairsTask, overrides, "task pairs", without=("path", "strict"))
+    return PairsTask(path=data, strict=strict, **options)
+
+
+def task_options(task: Task) -> dict[str, Any]:
+    """The options of a task that determine a run."""
+    if hasattr(task, "inputs"):
+        return dict(task.inputs())
+    fields = asdict(task)  # type: ignore[call-overload]
+    return {name: value for name, value in fields.items() if name != "path" and name[0] != "_"}
 
 
 def warm_up_job(arms: Sequence[Arm]) -> Job:
@@ -63,31 +76,43 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
     """Prepare the job's seed, run its arms, commit each; a job without manifests only compiles."""
     from .prepare import prepare
     from .run import run
+    from .worlds import pack_served, pack_world, world_inputs
 
     if not job.manifests:
         return warm_up(job)
     prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
     store, environment = RunStore(Path(job.folder)), fingerprint()
+    world = job.world
     results = []
     for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
         arm = parse_arm(typed, label)
-        refuse_changed(job.world, arm, manifest["inputs"]["sources"])
+        inputs = manifest["inputs"]
+        refuse_changed(world, arm, inputs["sources"])
+        if task_options(prepared.task) != inputs["task_options"]:
+            raise InputError(f"--task {world.task}: {CHANGED}")
+        served: list[Sampler] = []
         result = run(
             prepared,
             arm,
-            budget=job.world.budget,
+            budget=world.budget,
             jit_seconds=_compiled["seconds"],
             progress=_reporter(label, job.seed),
+            keep=served.append,
         )
         if result.status in ("done", "diverged"):
+            store.commit_world(world_inputs(inputs), lambda: pack_world(prepared, world.policy))
             store.commit(
-                store.key(manifest["inputs"]),
+                store.key(inputs),
                 {**manifest, "environment": environment, "facts": prepared.facts},
                 result,
+                pack_served(served[0], prepared, world.policy) if served else {},
             )
         emit({"kind": "run", "label": label, "seed": job.seed, "status": result.status})
         results.append((label, result))
     return results
+
+
+CHANGED = "was changed while the comparison ran; the same command starts anew with it"
 
 
 def refuse_changed(world: World, arm: Arm, hashes: Mapping[str, str]) -> None:
@@ -95,9 +120,7 @@ def refuse_changed(world: World, arm: Arm, hashes: Mapping[str, str]) -> None:
     read = [(arm.file, hashes["algorithm"])] + ([(Path(world.data), hashes["data"])] if world.data else [])
     for path, before in read:
         if file_hash(path) != before:
-            raise InputError(
-                f"{path} was changed while the comparison ran; the same command starts anew with it"
-            )
+            raise InputError(f"{path} {CHANGED}")
 
 
 _compiled = {"seconds": 0.0}

@@ -70,12 +70,16 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph; `style` is rich's, `whole` keeps it on one line, as commands and paths need."""
+    """A paragraph; `style` is rich's, `whole` keeps it on one line, as commands and paths need.
+
+    `lead` stands before the first line, the others begin below its end.
+    """
 
     text: str
     style: str = ""
     whole: bool = False
     indent: int = 0
+    lead: str = ""
 
 
 Block: TypeAlias = Sheet | Note
@@ -103,8 +107,14 @@ def _paragraph(note: Note, width: int) -> list[str]:
     text, margin = sanitize(note.text), " " * note.indent
     if note.whole or not text:
         return [margin + text]
-    options: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
-    return wrap(text, max(width, 20), initial_indent=margin, subsequent_indent=margin, **options)
+    lead = sanitize(note.lead)
+    options: dict[str, Any] = {
+        "break_on_hyphens": False,
+        "break_long_words": bool(lead),
+        "initial_indent": margin + lead,
+        "subsequent_indent": margin + " " * len(lead),
+    }
+    return wrap(text, max(width, 20 + len(lead)), **options)
 
 
 def _table(sheet: Sheet) -> RenderableType:

@@ -46,15 +46,23 @@ def split_overrides(text: str) -> tuple[str, dict[str, str]]:
     return name, overrides
 
 
-def build(cls: type[T], overrides: Mapping[str, Any], where: str) -> T:
-    """Make the frozen dataclass `cls` with string or typed `overrides`; `where` begins every error."""
-    fields = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+def converted(
+    cls: type[Any], overrides: Mapping[str, Any], where: str, without: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The values of `overrides` in the types of the dataclass `cls`, whose fields `without` cannot be set."""
+    fields = {f.name for f in dataclasses.fields(cls) if f.init} - {*without}
     hints = typing.get_type_hints(cls)
     values = {}
     for name, value in overrides.items():
         if name not in fields:
             raise InputError(f"{where}: no field '{name}'{nearest(name, fields)}")
         values[name] = _convert(value, hints[name], f"{where}: {name}")
+    return values
+
+
+def build(cls: type[T], overrides: Mapping[str, Any], where: str) -> T:
+    """Make the frozen dataclass `cls` with string or typed `overrides`; `where` begins every error."""
+    values = converted(cls, overrides, where)
     try:
         made = cls(**values)
     except (
@@ -63,7 +71,7 @@ def build(cls: type[T], overrides: Mapping[str, Any], where: str) -> T:
         TypeError,
     ) as error:  # what a `__post_init__` refuses, or a field without value
         raise InputError(f"{where}: {error}") from None
-    for name in sorted(fields):
+    for name in sorted(f.name for f in dataclasses.fields(cls) if f.init):  # type: ignore[arg-type]
         value = getattr(made, name)
         if not _plain(value):
             raise InputError(

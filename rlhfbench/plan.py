@@ -11,15 +11,16 @@ from typing import Any
 
 from kernels import flops
 
-from .jobs import Job, World, open_task
+from .jobs import Job, World, open_task, task_options
 from .options import require
 from .registry import ROOT, Arm, check_policy
 from .results import Result, RunStore, file_hash, load_run, source_hash
 
+DEFAULT_TASK = "sentences"
 EPISODES, DATA_EPISODES = 1024, 256
 SHARED_SOURCES = (
     *("compute.py", "data.py", "evaluation.py", "kl_control.py", "metrics.py", "optimizer.py", "prepare.py"),
-    *("run.py", "seeding.py", "text.py", "policies", "rewards", "tasks"),
+    *("run.py", "seeding.py", "text.py", "tokenizer.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""
 
@@ -59,10 +60,13 @@ class Plan:
     def jobs(self, have: Mapping[Which, Result]) -> list[Job]:
         """One job for each seed that lacks a run."""
         work = []
+        world = {"task": self.world.task, "data": self.world.data, "strict": self.world.strict}
         for seed in range(self.seeds):
             missing = [a for a in self.arms if (a.label, seed) not in have]
             if missing:
-                manifests = tuple({"inputs": self.inputs[a.label, seed], "typed": a.source} for a in missing)
+                manifests = tuple(
+                    {"inputs": self.inputs[a.label, seed], "typed": a.source, "world": world} for a in missing
+                )
                 arms = tuple((a.source, a.label) for a in missing)
                 work.append(Job(self.world, seed, arms, manifests, str(self.store.root)))
         return work
@@ -79,11 +83,14 @@ class Plan:
         return facts
 
 
-def make_world(task: str, data: str | None, strict: bool, policy: str | None, budget: float | None) -> World:
+def make_world(
+    task: str | None, data: str | None, strict: bool, policy: str | None, budget: float | None
+) -> World:
     """Check the choices against each other; `budget` is in GFLOP."""
+    task = task or (DEFAULT_TASK if data is None else "pairs")
     require(budget is None or 0 < budget < 1e12, "budget", budget, "above 0 (GFLOP)")
     return World(
-        task="pairs" if data is not None else task,
+        task=task,
         data=data,
         strict=strict,
         policy=check_policy(open_task(task, data, strict), policy),
@@ -106,12 +113,10 @@ def source_hashes(arms: Sequence[Arm], world: World) -> dict[str, str]:
 def task_inputs(world: World) -> dict[str, Any]:
     """What of the world determines a run."""
     task = world.open()
-    fields = asdict(task)  # type: ignore[call-overload]
-    options = {name: value for name, value in fields.items() if name != "path" and not name.startswith("_")}
     return {
         "schema": 1,
         "task": task.name,
-        "task_options": options,
+        "task_options": task_options(task),
         "gold": task.gold,
         "task_source": file_hash(Path(inspect.getfile(type(task)))),
         "policy": world.policy,

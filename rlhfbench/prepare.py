@@ -102,12 +102,17 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
         model,
         preferences,
         gold,
-        task.evaluation_prompts(episodes, stream(seed, "evaluation")),
-        stream(seed, "evaluation", "uniforms").random((episodes, task.max_length)),
+        *evaluation_inputs(task, seed, episodes),
         meter,
         rm_seconds,
         world_facts(task, model, gold, *inputs),
     )
+
+
+def evaluation_inputs(task: Task, seed: int, episodes: int) -> tuple[Int, Float]:
+    """Prompts (episodes, P) and uniforms (episodes, T) that every arm of the seed is evaluated on."""
+    prompts = task.evaluation_prompts(episodes, stream(seed, "evaluation"))
+    return prompts, stream(seed, "evaluation", "uniforms").random((episodes, task.max_length))
 
 
 def fine_tune(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCORES = (
     ("KL to reference, nats", "kl"),
     ("entropy, nats", "entropy"),
-    ("reply length, words", "length"),
+    ("reply length, {}s", "length"),
 )
 WORK = (
     ("compute, {}FLOP", "flops"),
@@ -84,7 +84,10 @@ def main_sheet(comparison: Comparison) -> Sheet:
     for title, name in _score_rows(comparison.gold):
         reference = fixed(summary(comparison.references(labels[0], name)).estimate)
         rows.append((title, reference, *_cells([comparison.summary(a, name) for a in labels])))
-    rows += [(t, "", *_cells([comparison.summary(a, name) for a in labels])) for t, name in SCORES]
+    rows += [
+        (title.format(unit_of(comparison)), "", *_cells([comparison.summary(a, name) for a in labels]))
+        for title, name in SCORES
+    ]
     rows += [_work_row(comparison, title, name) for title, name in WORK]
     rows += [_runs_row(comparison), _hacking_row(comparison)]
     return Sheet(("", "reference", *map(heading, labels)), rows)
@@ -199,9 +202,15 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
     if "pairs" in facts:
         skipped = f"; {facts['skipped_lines']}" if facts.get("skipped_lines") else ""
         yield f"Data: {facts['pairs']:,} usable pairs, {facts['prompts']:,} distinct prompts{skipped}."
+        word = unit_of(comparison)
+        share = facts.get("prompt_cut_share")  # not in what earlier versions stored
+        prompts = "" if share is None else f"prompts cut from the left {percent(share)}, "
+        if word != "word":
+            yield f"Tokenizer: {facts['tokenizer']}."
         yield (
-            f"Unknown words {percent(facts['unknown_share'])} of reply words, "
-            f"replies cut {percent(facts['cut_share'])}, identical once cut {facts['identical_after_cut']:,} pairs."
+            f"Unknown {word}s {percent(facts['unknown_share'])} of reply {word}s, "
+            f"replies cut {percent(facts['cut_share'])}, {prompts}"
+            f"identical once cut {facts['identical_after_cut']:,} pairs."
         )
     if "pairs_per_part" in facts:
         parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["pairs_per_part"].items())
@@ -211,6 +220,11 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
             f"RM and {gold_name(comparison.gold)} correlate at {facts['rm_gold_correlation']:.2f} on replies of the "
             "reference (first seed)."
         )
+
+
+def unit_of(comparison: Comparison) -> str:
+    """What replies are made of: words, or a tokenizer's pieces."""
+    return str(comparison.facts.get("unit", "word"))
 
 
 def _part(name: str) -> str:
@@ -262,6 +276,7 @@ def place_lines(comparison: Comparison) -> Iterator[Note]:
     yield Note(f"runs: {comparison.folder} ({comparison.reused} of {total} reused)", whole=True)
     if comparison.example:
         yield Note(f"see one: rlhfbench show {_quoted(comparison.example)}", whole=True)
+        yield Note(f"read replies: rlhfbench samples {_quoted(comparison.example)}", whole=True)
 
 
 def _quoted(text: str) -> str:
@@ -303,7 +318,7 @@ def sweep_sheet(sweep: Sweep) -> Sheet:
             *_cells([summary(comparison.references(a, "gold_score")) for a in arms]),
         ),
         ("KL to reference, nats", *_cells([comparison.summary(a, "kl") for a in arms])),
-        ("reply length, words", *_cells([comparison.summary(a, "length") for a in arms])),
+        (f"reply length, {unit_of(comparison)}s", *_cells([comparison.summary(a, "length") for a in arms])),
     ]
     hacked = [[r["reward_hacking"] for r in sweep.runs if r["beta"] == beta] for beta in labels]
     rows.append(("reward hacking", *(f"{sum(found)} of {len(found)}" for found in hacked)))

@@ -159,6 +159,7 @@ def run(
     time_limit: float | None = None,
     progress: Progress | None = None,
     evaluator: type[Evaluator] = Evaluator,
+    keep: Callable[[Sampler], None] | None = None,
 ) -> Result:
     """Train `arm` on `prepared` and evaluate it on the way.
 
@@ -177,6 +178,8 @@ def run(
     progress : callable (share done, metrics), optional
     evaluator : type
         `Evaluator`, or a subclass that watches it.
+    keep : callable, optional
+        Is handed what is served in the end, if the run is done.
 
     Returns
     -------
@@ -192,6 +195,8 @@ def run(
         status, message = this.train()
         if status == "done":
             this.serve()
+            if keep is not None:
+                keep(this.setup.served)
     except AlgorithmFailed as failure:
         status, message = "error", str(failure)
     return this.result(status, message, jit_seconds)

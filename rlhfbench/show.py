@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .hacking import kl_warnings, reward_hacking
-from .layout import Block, Note, Sheet, fixed, gold_name, percent, sparkline, unit
+from .layout import Block, Note, Sheet, counted, fixed, gold_name, heading, percent, sparkline, unit
 from .records import Result
 
 if TYPE_CHECKING:
     from .conformance import Check
     from .reward_report import RewardReport
+    from .samples import Samples
 
 EVALUATED = ("update", "flops", "rm_score", "gold_score", "kl", "entropy", "length")
 REPLIES = 20
@@ -86,6 +87,35 @@ def replies_sheet(result: Result, label: str, gold: str) -> Sheet:
     return Sheet(("prompt", "reference", label), rows, "Replies", prose=True)
 
 
+# --- samples -------------------------------------------------------------------------------------------------------
+
+
+def samples_blocks(samples: Samples) -> list[Block]:
+    """Prompt by prompt the replies of reference and arms, one below the other, each behind its scores."""
+    gold = gold_name(samples.gold)
+    title = (
+        f"{counted(len(samples.prompts), 'evaluation prompt')} of {samples.task}, {samples.policy} policy, "
+        f"seed {samples.seed}: replies of reference and arms, drawn with the same uniforms"
+    )
+    units = "RM score in standard deviations of the reference's scores, reference mean 0"
+    blocks: list[Block] = [
+        Note(title, "bold"),
+        Note(units + ("; so is the judge's." if gold == "judge" else "."), "dim"),
+    ]
+    blocks += [Note(f"{name}: {arm.note}.", "yellow") for name, arm in samples.arms.items() if arm.note]
+    names = ["reference", *map(heading, samples.arms)]
+    wide = max(map(len, names))
+    for i, prompt in enumerate(samples.prompts):
+        blocks += [Note(""), Note(prompt or "(empty)", "bold", lead=f"prompt {i + 1}  ")]
+        blocks.append(Note(f"{'':{wide}} {'RM':>6} {gold:>6}", "dim", whole=True))
+        replies = [samples.reference[i], *(arm.replies[i] for arm in samples.arms.values())]
+        for name, reply in zip(names, replies, strict=True):
+            rm, true = (reply.rm_score, reply.gold_score) if reply else (None, None)
+            text = "(none kept)" if reply is None else reply.text or "(empty)"
+            blocks.append(Note(text, lead=f"{name:{wide}} {fixed(rm):>6} {fixed(true):>6}  "))
+    return blocks
+
+
 # --- reward model --------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +184,8 @@ def list_blocks(
         ]
     blocks.append(Note("Tasks: name[:field=value,...]", "bold"))
     blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
-    blocks.append(Note("--data FILE: your own preference pairs, JSON lines, plain or gzipped.", indent=2))
+    own = "--data FILE: your own preference pairs, JSON lines, plain or gzipped"
+    blocks.append(Note(f"{own}; options by --task pairs:field=value,...", indent=2))
     blocks.append(Note("Policies", "bold"))
     return blocks + [Note(f"{name}: {doc}", indent=2) for name, doc in policies]
 

@@ -54,7 +54,7 @@ def sweep(
     algorithm: str,
     betas: Sequence[float],
     *,
-    task: str = "sentences",
+    task: str | None = None,
     data: str | None = None,
     policy: str | None = None,
     seeds: int = QUICK_SEEDS,

@@ -49,7 +49,9 @@ def refused(outcome: Run, *parts: str) -> None:
 # --- usage -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["sweep"], ["rm"], ["list"], ["show"], ["check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["compare"], ["sweep"], ["rm"], ["list"], ["show"], ["samples"], ["check"]]
+)
 def test_help_and_version_exit_0(run: Any, command: list[str]) -> None:
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")

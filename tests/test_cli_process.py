@@ -161,7 +161,14 @@ def test_kill_9_and_the_same_command(start: Start, tmp_path: Path, moment: str) 
     time.sleep(0.5)
     assert listing(tmp_path) == before
     assert len(kept) < 2 * SEEDS
-    complete(start(), kept)
+    whole = start()
+    complete(whole, kept)
+    assert len(list((tmp_path / "rlhfbench-runs" / "worlds").iterdir())) == SEEDS
+    for name in whole.finished():  # each run has its policy and its world
+        read = (
+            Program(tmp_path, "samples", str(whole.runs / name), "--prompts", "1") if name[0] == "s" else None
+        )
+        assert read is None or read.end()[0] == 0
     assert {name: before[name] for name in before if "/.tmp-" not in name}.items() <= listing(
         tmp_path
     ).items()

@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # imports `kernels.torch` (optional wrappers for autograd, for users), and few see the gold reward.
 # `~name`: under `if TYPE_CHECKING` only, to annotate what is handed in.
 KERNELS = "kernels.* kernels.flops"
-OUTCOME = "comparison errors hacking records results statistics types verdict"
+OUTCOME = "comparison errors hacking records results run_folder statistics types verdict"
 LAYERS = {
     "kernels": "",
     "kernels.*": "kernels.*",
@@ -42,7 +42,9 @@ LAYERS = {
     "rlhfbench.options": "errors",
     "rlhfbench.metrics": "types",
     "rlhfbench.records": "types",
-    "rlhfbench.results": "errors records types",
+    "rlhfbench.run_folder": "errors records",
+    "rlhfbench.results": "errors records run_folder types",
+    "rlhfbench.checkpoints": "errors types",
     "rlhfbench.statistics": "types",
     "rlhfbench.claims": "statistics",
     "rlhfbench.verdict_text": "claims statistics",
@@ -50,6 +52,7 @@ LAYERS = {
     "rlhfbench.comparison": "records results statistics types verdict",
     "rlhfbench.text": "kernels.*",
     "rlhfbench.data": "errors text",
+    "rlhfbench.tokenizer": "errors text",
     "rlhfbench.compute": "kernels.flops",
     "rlhfbench.optimizer": f"{KERNELS} types",
     "rlhfbench.algorithms": "",
@@ -60,19 +63,21 @@ LAYERS = {
     "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
     "rlhfbench.rewards.gold": "types",
     "rlhfbench.tasks": "",
-    "rlhfbench.tasks.*": "data errors options seeding tasks.* text types",
+    "rlhfbench.tasks.*": "data errors options seeding tasks.* text tokenizer types",
     "rlhfbench.registry": "errors options types",
     "rlhfbench.prepare": f"{KERNELS} compute optimizer policies.* rewards.* rewards.gold seeding types",
     "rlhfbench.oracle": "errors types",
-    "rlhfbench.evaluation": f"{KERNELS} compute prepare types",
+    "rlhfbench.worlds": "checkpoints prepare rewards.* rewards.gold seeding types",
+    "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding types"
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
-    "rlhfbench.jobs": "environment errors pool prepare registry results run tasks.* types",
+    "rlhfbench.jobs": "environment errors options pool prepare registry results run tasks.* types worlds",
     "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options registry",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
+    "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
     "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
     "rlhfbench.reward_task": "compute options prepare registry reward_report seeding",
@@ -82,12 +87,12 @@ LAYERS = {
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
     "rlhfbench.report": f"{OUTCOME} layout text ~sweeps",
-    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~reward_report",
+    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~reward_report ~samples",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
         f"{OUTCOME} arguments catalogue conformance harness layout plots progress report reward_report reward_task"
-        " show sweeps text"
+        " samples show sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
@@ -100,7 +105,7 @@ THIRD_PARTY = {
     "scipy": {"rlhfbench.statistics"},
     "rich": {"rlhfbench.cli", "rlhfbench.layout", "rlhfbench.progress"},
     "matplotlib": {"rlhfbench.plots"},
-    "tokenizers": {"rlhfbench.text"},
+    "tokenizers": {"rlhfbench.tokenizer"},
 }
 PRINTS_OR_EXITS = {"rlhfbench.cli"}
 IMPORTS_BY_NAME = {"rlhfbench", "rlhfbench.registry", "rlhfbench.environment"}

@@ -134,6 +134,8 @@ def test_facts(tmp_path: Path) -> None:
     assert facts["pairs"] == 120
     assert facts["skipped"] == 1
     assert "line 121" in facts["skipped_lines"]
+    assert facts["prompt_cut_share"] == 0.0
+    assert PairsTask(path, prompt_words=4).facts()["prompt_cut_share"] == 1.0
     assert facts["cut_share"] == 0.5  # rejected replies have 8 words, chosen ones 7
     assert 0.05 < facts["unknown_share"] < 0.08
     assert sum(facts["pairs_per_part"].values()) == 120

@@ -128,17 +128,21 @@ def test_facts_of_a_file() -> None:
         "skipped_lines": "1 pair left out: line 3 (empty chosen reply)",
         "unknown_share": 0.041,
         "cut_share": 0.5,
+        "prompt_cut_share": 0.125,
         "identical_after_cut": 2,
         "split_by": "prompt",
         "pairs_per_part": {"sft": 10, "rm": 20, "judge": 30, "evaluation": 5},
         "rm_gold_correlation": 0.31,
     }
     shown = " ".join(report.fact_lines(comparison(gold="judge", facts=facts)))
+    old = {name: value for name, value in facts.items() if name != "prompt_cut_share"}
+    assert "from the left" not in " ".join(report.fact_lines(comparison(gold="judge", facts=old)))
     for part in (
         "1,234",
         "line 3 (empty chosen reply)",
         "4.1 %",
         "50.0 %",
+        "prompts cut from the left 12.5 %",
         "by prompt",
         "SFT 10",
         "judge 30",

@@ -22,7 +22,7 @@ import pytest
 
 import rlhfbench
 from rlhfbench.errors import InputError
-from rlhfbench.results import FieldError, Result, RunStore, file_hash, load_run, source_hash
+from rlhfbench.results import FieldError, Result, RunStore, file_hash, load_run, source_hash, world_folder
 
 PACKAGES = str(Path(rlhfbench.__file__).parents[1])  # of the code under test, wherever it is installed
 INPUTS: dict[str, Any] = {
@@ -84,11 +84,16 @@ def make_result(**changes: Any) -> Result:
     return Result(**{**values, **changes})
 
 
-def commit(store: RunStore, result: Result | None = None, **inputs: Any) -> tuple[str, Path]:
+FILES = {"policy.npz": bytes(range(256)), "policy.json": b"{}\n"}
+
+
+def commit(
+    store: RunStore, result: Result | None = None, files: dict[str, bytes] | None = None, **inputs: Any
+) -> tuple[str, Path]:
     everything = {**INPUTS, **inputs}
     key = store.key(everything)
     manifest = {"inputs": everything, "environment": {"python": "CPython 3"}}
-    return key, store.commit(key, manifest, result or make_result(seed=everything["seed"]))
+    return key, store.commit(key, manifest, result or make_result(seed=everything["seed"]), files)
 
 
 @pytest.fixture
@@ -321,6 +326,43 @@ def test_a_key_of_other_inputs_is_refused(store: RunStore) -> None:
         store.commit("0" * 64, {"inputs": INPUTS, "environment": {}}, make_result())
 
 
+def test_files_are_kept_beside_a_run_and_a_run_without_them_is_whole(store: RunStore) -> None:
+    """As were those of versions that kept none, and whose result did not say so."""
+    key, folder = commit(store, files=FILES)
+    assert kept(folder) == FILES
+    assert store.find(key) == make_result()
+    old_key, old = commit(store, seed=4)
+    path = old / "result.json"
+    record = json.loads(path.read_text())
+    assert record.pop("files") == {}
+    path.write_text(json.dumps(record, indent=1))
+    assert RunStore(store.root).find(old_key) == make_result(seed=4)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_kept_file_that_is_cut_or_gone_is_named(store: RunStore, name: str) -> None:
+    key, folder = commit(store, files=FILES)
+    (folder / name).write_bytes(FILES[name][:-1])
+    with pytest.raises(InputError, match=rf"{name}: holds \d+ bytes, \d+ were written; delete the folder"):
+        store.find(key)
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}.*: the file is missing; delete the folder"):
+        store.find(key)
+
+
+def test_a_world_is_kept_once_for_all_runs_of_its_seed(store: RunStore) -> None:
+    inputs = {"seed": 3, "task": "words"}
+    assert not world_folder(store.root, inputs).exists()
+    folder = store.commit_world(inputs, lambda: FILES)
+    assert (
+        folder == world_folder(store.root, inputs) == world_folder(store.root, {"task": "words", "seed": 3})
+    )
+    assert kept(folder) == FILES
+    assert store.commit_world(inputs, lambda: pytest.fail("it is there")) == folder
+    assert world_folder(store.root, {**inputs, "seed": 4}) != folder
+    assert list(store.runs.iterdir()) == []
+
+
 def test_runs_of_two_stores_merge_by_copying(store: RunStore, tmp_path: Path) -> None:
     other = RunStore(tmp_path / "other")
     key, folder = commit(other, seed=7)
@@ -335,7 +377,7 @@ KILLED_AT_EVERY_LINE = """
     from pathlib import Path
     sys.path[:0] = [{tests!r}]
     import test_results as t
-    from rlhfbench import results
+    from rlhfbench import results, run_folder
 
     root = Path({root!r})
     t.RunStore(root)
@@ -347,7 +389,7 @@ KILLED_AT_EVERY_LINE = """
             left = lines
             def trace(frame, event, argument):
                 global left
-                if frame.f_code.co_filename != results.__file__:
+                if frame.f_code.co_filename not in (results.__file__, run_folder.__file__):
                     return None
                 left -= 1
                 if left <= 0:
@@ -355,7 +397,8 @@ KILLED_AT_EVERY_LINE = """
                 return trace
             store = t.RunStore(root)
             sys.settrace(trace)
-            t.commit(store, seed=lines)
+            t.commit(store, files=t.FILES, seed=lines)
+            store.commit_world({{"seed": lines}}, lambda: t.FILES)
             sys.settrace(None)
             os._exit(0)
         if os.waitpid(child, 0)[1] == 0:
@@ -371,7 +414,8 @@ KILLED_AT_RANDOM = """
     store = t.RunStore(Path({root!r}))
     print("now", flush=True)
     for n in itertools.count():
-        t.commit(store, seed=n, pid=os.getpid())
+        t.commit(store, files=t.FILES, seed=n, pid=os.getpid())
+        store.commit_world({{"seed": n, "pid": os.getpid()}}, lambda: t.FILES)
 """
 
 
@@ -389,7 +433,16 @@ def whole_runs(root: Path) -> int:
         manifest, result = load_run(folder)
         assert RunStore.key(manifest["inputs"]) == manifest["key"]
         assert result == make_result(seed=manifest["inputs"]["seed"])
+        assert kept(folder) == FILES
+    for world in (root / "worlds").iterdir():
+        assert (world / "manifest.json").is_file()
+        assert kept(world) == FILES
     return len(visible)
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """The files that were handed over with a run or a world."""
+    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -95,6 +95,8 @@ class LinearRewardModel:
         Where the work of `score` goes.
     """
 
+    kind: ClassVar[str] = "bag"
+
     def __init__(self, weights: Float, features: BagFeatures, mean: float = 0.0, sd: float = 1.0) -> None:
         if weights.shape != (features.size,):
             raise ValueError(f"weights must have shape ({features.size},), got {weights.shape}")
@@ -129,6 +131,17 @@ class LinearRewardModel:
         )
         copy.charge = self.charge
         return copy
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Float]]:
+        """All that `from_state` needs: fields that JSON holds, and arrays."""
+        fields = dataclasses.asdict(self.features) | {"mean": self.mean, "sd": self.sd}
+        return fields, {"weights": self.weights}
+
+    @classmethod
+    def from_state(cls, fields: Mapping[str, Any], arrays: Mapping[str, Float]) -> LinearRewardModel:
+        """The model that gave this `state`: it scores the same bits."""
+        features = BagFeatures(*(fields[name] for name in ("vocab_size", "buckets", "factor")))
+        return cls(arrays["weights"], features, fields["mean"], fields["sd"])
 
 
 @dataclass(frozen=True)

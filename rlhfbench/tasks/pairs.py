@@ -1,4 +1,4 @@
-"""The user's own preference pairs (`--data FILE`) as a world of word tokens.
+"""The user's own preference pairs (`--data FILE`) as a world of words, or of a tokenizer's pieces.
 
 No gold reward is known here, so a judge is trained on pairs that neither the policy nor the reward model sees.
 The file is read and turned into tokens once per process; each seed only splits it anew.
@@ -20,10 +20,10 @@ import numpy as np
 
 from ..data import TextPair, read_pairs
 from ..errors import InputError
-from ..text import sanitize, words
+from ..text import sanitize
+from ..tokenizer import UNKNOWN, Choice, Splitter, choose
 from ..types import Demonstrations, Float, Int, PreferencePairs, Sampler
 
-UNKNOWN, EOS = "<unk>", "<eos>"
 SHARES = {"sft": 0.3, "rm": 0.35, "judge": 0.25, "evaluation": 0.1}
 """What each part gets of the pairs. The reward model's pairs are also those of direct alignment."""
 FEWEST_PAIRS = 20
@@ -31,13 +31,17 @@ FEWEST_PROMPTS = 40
 """From so many distinct prompts on, no prompt stands in two parts."""
 
 _MARKS = re.compile(r"\n\n(?:Human|Assistant):")
-_NO_SPACE = re.compile(r" (?=[.,;:!?)\]}%])|(?<=[(\[{]) ")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file as tokens: its pairs in file order, the number of each pair's prompt, and what was lost on the way."""
+    """A file as tokens: its pairs in file order, the number of each pair's prompt, and what was lost on the way.
 
+    `parts` are what the splitter knows the tokens by, `vocab` the same made harmless for a terminal.
+    """
+
+    splitter: Splitter
+    parts: tuple[str, ...]
     vocab: tuple[str, ...]
     pairs: PreferencePairs
     prompt_of: Int
@@ -53,11 +57,15 @@ class PairsTask:
     path : str
         JSON lines, see `rlhfbench.data`.
     vocabulary : int
-        Words that are known: the most frequent ones; the unknown word and the end come on top.
+        Words or pieces that are known: the most frequent ones; the unknown one and the end come on top.
     length : int
         Tokens of a reply, its end included where it fits; longer ones are cut.
     prompt_words : int
-        Last words of the prompt that the policy sees.
+        Last words or pieces of the prompt that the policy sees.
+    tokenizer : str
+        ``words``; ``bpe``, a byte-level BPE of `vocabulary` pieces trained on the file; or a ``tokenizer.json``.
+    eos_token, pad_token : str, optional
+        Tokens of the ``tokenizer.json`` for end and padding, where they have unusual names.
     rm : {"unigrams", "bigrams"}
         What the reward model sees. The judge sees bigrams.
     strict : bool
@@ -68,6 +76,9 @@ class PairsTask:
     vocabulary: int = 1024
     length: int = 24
     prompt_words: int = 16
+    tokenizer: str = "words"
+    eos_token: str | None = None
+    pad_token: str | None = None
     rm: Literal["unigrams", "bigrams"] = "unigrams"
     strict: bool = False
     _split: dict[str, Int] | None = field(default=None, init=False, repr=False, compare=False)
@@ -93,7 +104,17 @@ class PairsTask:
             digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         except (OSError, ValueError):
             digest = ""  # read_pairs says what is wrong
-        return _encode(self.path, digest, self.strict, self.vocabulary, self.length, self.prompt_words)
+        sizes = (self.vocabulary, self.length, self.prompt_words)
+        return _encode(self.path, digest, self.strict, self._choice, *sizes)
+
+    @cached_property
+    def _choice(self) -> Choice:
+        return choose(self.tokenizer, self.eos_token, self.pad_token)
+
+    def inputs(self) -> dict[str, Any]:
+        """The options that determine a run; where files lie does not."""
+        names = ("vocabulary", "length", "prompt_words", "rm", "strict")
+        return {name: getattr(self, name) for name in names} | self._choice.inputs()
 
     @property
     def vocab(self) -> tuple[str, ...]:
@@ -167,16 +188,16 @@ class PairsTask:
         return facts
 
     def prompt_text(self, prompt: Int) -> str:
-        return _join([self.vocab[i] for i in prompt if i >= 0])
+        return self._text(prompt[prompt >= 0])
 
     def response_text(self, response: Int, mask: Float) -> str:
         """Words up to the last one that counts; unknown words in between are shown as such."""
         last = int(np.flatnonzero(mask > 0)[-1]) + 1 if (mask > 0).any() else 0
-        return _join([self.vocab[i] for i in response[:last] if i != self.eos])
+        return self._text(response[:last][response[:last] != self.eos])
 
-
-def _join(found: list[str]) -> str:
-    return _NO_SPACE.sub("", " ".join(found))
+    def _text(self, tokens: Int) -> str:
+        encoded = self._encoded
+        return sanitize(encoded.splitter.join([encoded.parts[token] for token in tokens]))
 
 
 def deal(groups: Int, shares: list[float], rng: np.random.Generator) -> Int:
@@ -192,7 +213,9 @@ def deal(groups: Int, shares: list[float], rng: np.random.Generator) -> Int:
 
 
 @lru_cache(maxsize=4)
-def _encode(path: str, digest: str, strict: bool, vocabulary: int, length: int, prompt_words: int) -> Encoded:
+def _encode(
+    path: str, digest: str, strict: bool, choice: Choice, vocabulary: int, length: int, prompt_words: int
+) -> Encoded:
     """Read and tokenise; `digest`, of the file's bytes, is there for the cache to see when the file has changed."""
     file = read_pairs(path, strict=strict)
     if len(file.pairs) < FEWEST_PAIRS:
@@ -200,12 +223,15 @@ def _encode(path: str, digest: str, strict: bool, vocabulary: int, length: int, 
             f"{path}: {len(file.pairs)} usable pairs; at least {FEWEST_PAIRS} are needed for policy, reward model, "
             "judge and evaluation"
         )
-    texts = {text for pair in file.pairs for text in (pair.chosen, pair.rejected)}
-    found = {text: words(text) for text in texts}
+    texts = list(dict.fromkeys(text for pair in file.pairs for text in (pair.chosen, pair.rejected)))
     prompt_number: dict[str, int] = {}
     for pair in file.pairs:
         prompt_number.setdefault(pair.prompt, len(prompt_number))
-    asked = [words(_MARKS.sub(" ", prompt))[-prompt_words:] for prompt in prompt_number]
+    prompt_texts = [_MARKS.sub(" ", prompt) for prompt in prompt_number]
+    splitter = choice.splitter([*prompt_texts, *texts], vocabulary)
+    found = dict(zip(texts, splitter.split(texts), strict=True))
+    whole = splitter.split(prompt_texts)
+    asked = [parts[-prompt_words:] for parts in whole]
 
     # what is cut off need not be known; ties go to the word that comes first in the file
     counts = Counter(
@@ -213,7 +239,12 @@ def _encode(path: str, digest: str, strict: bool, vocabulary: int, length: int, 
             *asked, *(found[text][:length] for pair in file.pairs for text in (pair.chosen, pair.rejected))
         )
     )
+    del counts[UNKNOWN]
     known = [word for word, _ in counts.most_common(vocabulary)]
+    if not known:
+        raise InputError(
+            f"{path}: nothing of it is known to {splitter.about}, a vocabulary that fits is needed"
+        )
     index = {word: i for i, word in enumerate(known, 1)}
     eos = len(known) + 1
 
@@ -225,8 +256,11 @@ def _encode(path: str, digest: str, strict: bool, vocabulary: int, length: int, 
     rejected = _replies([found[pair.rejected] for pair in file.pairs], index, length, eos)
     prompt_of = np.array([prompt_number[pair.prompt] for pair in file.pairs])
     same = int(((chosen[0] == rejected[0]) & (chosen[1] == rejected[1])).all(axis=1).sum())
+    parts = (UNKNOWN, *known, splitter.eos)
     return Encoded(
-        (UNKNOWN, *(sanitize(word) for word in known), EOS),
+        splitter,
+        parts,
+        tuple(map(sanitize, parts)),
         PreferencePairs(prompts[prompt_of], *chosen, *rejected),
         prompt_of,
         {
@@ -237,6 +271,9 @@ def _encode(path: str, digest: str, strict: bool, vocabulary: int, length: int, 
             "skipped": len(file.skipped),
             "skipped_lines": file.skipped_text(),
             "identical_after_cut": same,
+            "prompt_cut_share": sum(len(parts) > prompt_words for parts in whole) / len(whole),
+            "tokenizer": splitter.about,
+            "unit": splitter.unit,
             **_losses(file.pairs, found, index, length),
         },
     )

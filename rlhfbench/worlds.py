@@ -1,0 +1,102 @@
+"""What all runs of a seed share, kept beside them so that nothing has to be trained again to look at replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from .checkpoints import (
+    Storable,
+    load_policy,
+    load_reward_model,
+    pack_policy,
+    pack_reward_model,
+    vocabulary_hash,
+)
+from .prepare import Prepared, evaluation_inputs, make_policy
+from .rewards.bradley_terry import LinearRewardModel
+from .rewards.gold import Gold, Judge, TaskGold
+from .seeding import stream
+from .types import Float, Int, Policy, RewardModel, Sampler, Task
+
+REFERENCE, REWARD_MODEL, JUDGE, SERVED = "reference", "reward_model", "judge", "policy"
+"""Names of the files, without their endings."""
+REWARD_MODELS = {model.kind: model for model in (LinearRewardModel,)}
+"""Classes of reward models that are kept, by their kind."""
+OF_THE_ARM = ("algorithm", "config", "label", "budget")
+"""Inputs of a run that its world does not depend on."""
+
+
+@dataclass(frozen=True)
+class KeptWorld:
+    """A seed's world as far as replies need it: drawn from `prompts` and `uniforms`, scored, put into words."""
+
+    task: Task
+    policy: str
+    reference: Policy
+    reward_model: RewardModel
+    gold: Gold
+    prompts: Int
+    uniforms: Float
+
+    @property
+    def vocabulary(self) -> str:
+        """Hash of the words that its policies know."""
+        return words_of(self.task)
+
+    def served(self, folder: Path) -> Policy:
+        """The policy that the run in `folder` keeps."""
+        return load_policy(folder, SERVED, self.reference, self.policy, self.vocabulary)
+
+
+def world_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's inputs that all arms of its seed share."""
+    shared = {name: value for name, value in inputs.items() if name not in OF_THE_ARM}
+    shared["sources"] = {name: h for name, h in inputs["sources"].items() if name != "algorithm"}
+    return shared
+
+
+def words_of(task: Task) -> str:
+    """Hash of a task's words."""
+    return vocabulary_hash(task.vocab, task.prompt_vocab)
+
+
+def pack_world(prepared: Prepared, policy: str) -> dict[str, bytes]:
+    """The files of a prepared seed: its reference, reward model and, where no gold is known, judge."""
+    words = words_of(prepared.task)
+    files = pack_policy(REFERENCE, prepared.reference, policy, words)
+    files |= pack_reward_model(REWARD_MODEL, prepared.reward_model, words)
+    if isinstance(prepared.gold, Judge):
+        files |= pack_reward_model(JUDGE, cast(Storable, prepared.gold.model), words)
+    return files
+
+
+def pack_served(served: Sampler, prepared: Prepared, policy: str) -> dict[str, bytes]:
+    """The files of what a run serves; none where that is no policy of the reference's kind, as with best-of-n.
+
+    A sampler is code and whatever it holds: it cannot be kept, only the replies that it gave.
+    """
+    reference = prepared.reference
+    if type(served) is not type(reference) or served.params.shape != reference.params.shape:
+        return {}
+    return pack_policy(SERVED, served, policy, words_of(prepared.task))
+
+
+def load_world(folder: Path, task: Task, inputs: Mapping[str, Any]) -> KeptWorld:
+    """Read what `pack_world` gave, for a run with these `inputs`."""
+    seed, name = inputs["seed"], inputs["policy"]
+    task = task.for_seed(stream(seed, "split"))
+    words, blank = words_of(task), make_policy(name, task)
+    gold: Gold = TaskGold(task)
+    if task.gold == "judge":
+        gold = Judge(load_reward_model(folder, JUDGE, REWARD_MODELS, words))
+    return KeptWorld(
+        task,
+        name,
+        load_policy(folder, REFERENCE, blank, name, words),
+        load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words),
+        gold,
+        *evaluation_inputs(task, seed, inputs["episodes"]),
+    )
