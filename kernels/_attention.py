@@ -4,7 +4,7 @@
 A row of `qkv` (N, 3 C) holds a token's query, key and value, each C numbers of all heads. Sequences come as `spans`
 (S, 5): first row, number of rows, first row and number of rows of what comes before (a prompt, which several responses
 may share), and where in `weights` the span's begin. Token i of a span sees all that comes before, and the span's
-tokens up to i. So the weights of a span are (heads, rows, before + rows), of which those not seen are not written.
+tokens up to i. So the weights of a span are (heads, rows, before + rows); what stands where nothing is seen is rubbish.
 
 Products of a query with all keys are taken with the keys turned (`turned`), so that vectors run along the keys.
 """
@@ -62,10 +62,63 @@ def _dots(x, n, start, size, turned, base, row):
 
 
 @jit
+def _dots_of_four(x, n, start, size, turned, J, table, at, step):
+    """`_dots` of four rows from n on with J columns, each of which is loaded once; writes table from at + k step."""
+    r0 = stretch(table, at, at + J)
+    r1 = stretch(table, at + step, at + step + J)
+    r2 = stretch(table, at + 2 * step, at + 2 * step + J)
+    r3 = stretch(table, at + 3 * step, at + 3 * step + J)
+    nothing = narrow(0.0, r0)
+    v = 0
+    while v < J:
+        column = load_part(part(turned, 0, 0, J), v, J, nothing)
+        a0, a1 = column * x[n, start], column * x[n + 1, start]
+        a2, a3 = column * x[n + 2, start], column * x[n + 3, start]
+        for d in range(1, size):
+            column = load_part(part(turned, d, 0, J), v, J, nothing)
+            a0 = fma(column, x[n, start + d], a0)
+            a1 = fma(column, x[n + 1, start + d], a1)
+            a2 = fma(column, x[n + 2, start + d], a2)
+            a3 = fma(column, x[n + 3, start + d], a3)
+        store_part(r0, v, J, a0)
+        store_part(r1, v, J, a1)
+        store_part(r2, v, J, a2)
+        store_part(r3, v, J, a3)
+        v += width(r0)
+
+
+@jit
+def _all_dots(x, first, count, prefix, start, size, turned, table, base):
+    """Scores of a span and head: what query i sees is prefix + i + 1 long, and four of them share a length."""
+    J = prefix + count
+    i = 0
+    while i + 4 <= count:
+        _dots_of_four(x, first + i, start, size, turned, prefix + i + 4, table, base + i * J, J)
+        i += 4
+    while i < count:
+        at = base + i * J
+        _dots(x, first + i, start, size, turned, 0, stretch(table, at, at + prefix + i + 1))
+        i += 1
+
+
+@jit
 def _softmax(row, scale):
     """Turns scores into weights, 2**(x scale) over their sum."""
     J = length(row)
     lowest = narrow(-np.inf, row)
+    if width(row) >= J:
+        lanes = load_part(row, 0, J, lowest)
+        lanes = power(lanes - largest(lanes), scale)
+        store_part(row, 0, J, lanes * narrow(1.0 / total(lanes), row))
+        return
+    if 2 * width(row) >= J:
+        lanes, rest = load(row, 0), load_part(row, width(row), J, lowest)
+        top = largest(larger(lanes, rest))
+        lanes, rest = power(lanes - top, scale), power(rest - top, scale)
+        share = narrow(1.0 / total(lanes + rest), row)
+        store(row, 0, lanes * share)
+        store_part(row, width(row), J, rest * share)
+        return
     tops = splat(narrow(NO_TOP, row), row)
     v = 0
     while v + width(row) <= J:
@@ -101,28 +154,66 @@ def _softmax(row, scale):
 def _mix(weights, at, count, x, column, first, before, prefix, out):
     """Writes out: the sum of `count` rows that a span sees, each times its entry of `weights` from `at` on."""
     size = length(out)
+    nothing = narrow(0.0, out)
     v = 0
     while v < size:
-        full = v + width(out) <= size
-        lanes = splat(narrow(0.0, out), out)
-        shared = min(count, prefix)
-        if full:
-            for j in range(shared):
-                lanes = fma(load(part(x, before + j, column, column + size), v), weights[at + j], lanes)
-            for j in range(shared, count):
-                n = first + j - prefix
-                lanes = fma(load(part(x, n, column, column + size), v), weights[at + j], lanes)
-            store(out, v, lanes)
-        else:
-            nothing = narrow(0.0, out)
-            for j in range(shared):
-                row = load_part(part(x, before + j, column, column + size), v, size, nothing)
-                lanes = fma(row, weights[at + j], lanes)
-            for j in range(shared, count):
-                row = load_part(part(x, first + j - prefix, column, column + size), v, size, nothing)
-                lanes = fma(row, weights[at + j], lanes)
-            store_part(out, v, size, lanes)
+        lanes = splat(nothing, out)
+        for j in range(count):
+            n = before + j if j < prefix else first + j - prefix
+            row = load_part(part(x, n, column, column + size), v, size, nothing)
+            lanes = fma(row, weights[at + j], lanes)
+        store_part(out, v, size, lanes)
         v += width(out)
+
+
+@jit
+def _mix_four(table, at, step, count, x, column, first, before, prefix, out, n, start, size):
+    """`_mix` of four queries, rows of out from n on: they see `count` keys, and each one more than the one before."""
+    o0, o1 = part(out, n, start, start + size), part(out, n + 1, start, start + size)
+    o2, o3 = part(out, n + 2, start, start + size), part(out, n + 3, start, start + size)
+    b, c, d = at + step, at + 2 * step, at + 3 * step
+    nothing = narrow(0.0, o0)
+    v = 0
+    while v < size:
+        a0 = splat(nothing, o0)
+        a1, a2, a3 = a0, a0, a0
+        for j in range(count):
+            m = before + j if j < prefix else first + j - prefix
+            row = load_part(part(x, m, column, column + size), v, size, nothing)
+            a0 = fma(row, table[at + j], a0)
+            a1 = fma(row, table[b + j], a1)
+            a2 = fma(row, table[c + j], a2)
+            a3 = fma(row, table[d + j], a3)
+        m = first + count - prefix
+        row = load_part(part(x, m, column, column + size), v, size, nothing)
+        a1 = fma(row, table[b + count], a1)
+        a2 = fma(row, table[c + count], a2)
+        a3 = fma(row, table[d + count], a3)
+        row = load_part(part(x, m + 1, column, column + size), v, size, nothing)
+        a2 = fma(row, table[c + count + 1], a2)
+        a3 = fma(row, table[d + count + 1], a3)
+        row = load_part(part(x, m + 2, column, column + size), v, size, nothing)
+        a3 = fma(row, table[d + count + 2], a3)
+        store_part(o0, v, size, a0)
+        store_part(o1, v, size, a1)
+        store_part(o2, v, size, a2)
+        store_part(o3, v, size, a3)
+        v += width(o0)
+
+
+@jit
+def _mix_all(table, base, x, column, first, count, before, prefix, out, start, size):
+    """Writes the rows of out of a span: each the mixture of what its query sees."""
+    J = prefix + count
+    i = 0
+    while i + 4 <= count:
+        keys = prefix + i + 1
+        _mix_four(table, base + i * J, J, keys, x, column, first, before, prefix, out, first + i, start, size)
+        i += 4
+    while i < count:
+        mixed = part(out, first + i, start, start + size)
+        _mix(table, base + i * J, prefix + i + 1, x, column, first, before, prefix, mixed)
+        i += 1
 
 
 @jit
@@ -137,21 +228,10 @@ def attention_jit(qkv, spans, heads, turned, weights, out):
         for h in range(heads):
             _turn(qkv, C + h * D, D, (first, count, before, prefix), turned)
             base = start + h * count * J
-            for i in range(count):
-                _dots(
-                    qkv,
-                    first + i,
-                    h * D,
-                    D,
-                    turned,
-                    0,
-                    stretch(weights, base + i * J, base + i * J + prefix + i + 1),
-                )
+            _all_dots(qkv, first, count, prefix, h * D, D, turned, weights, base)
             for i in range(count):
                 _softmax(stretch(weights, base + i * J, base + i * J + prefix + i + 1), scale)
-            for i in range(count):
-                mixed = part(out, first + i, h * D, h * D + D)
-                _mix(weights, base + i * J, prefix + i + 1, qkv, 2 * C + h * D, first, before, prefix, mixed)
+            _mix_all(weights, base, qkv, 2 * C + h * D, first, count, before, prefix, out, h * D, D)
 
 
 @jit
@@ -186,18 +266,68 @@ def _gather(table, at, step, start, stop, x, first, column, out):
     nothing = narrow(0.0, out)
     v = 0
     while v < size:
-        if v + width(out) <= size:
-            lanes = load(out, v)
-            for i in range(start, stop):
-                lanes = fma(load(part(x, first + i, column, column + size), v), table[at + i * step], lanes)
-            store(out, v, lanes)
-        else:
-            lanes = load_part(out, v, size, nothing)
-            for i in range(start, stop):
-                row = load_part(part(x, first + i, column, column + size), v, size, nothing)
-                lanes = fma(row, table[at + i * step], lanes)
-            store_part(out, v, size, lanes)
+        lanes = load_part(out, v, size, nothing)
+        for i in range(start, stop):
+            row = load_part(part(x, first + i, column, column + size), v, size, nothing)
+            lanes = fma(row, table[at + i * step], lanes)
+        store_part(out, v, size, lanes)
         v += width(out)
+
+
+@jit
+def _gather_four(table, at, step, starts, stop, x, first, column, o0, o1, o2, o3):
+    """`_gather` of four neighbours in the table, of which each begins at a row of its own, the last one latest."""
+    s0, s1, s2, s3 = starts
+    size = length(o0)
+    nothing = narrow(0.0, o0)
+    v = 0
+    while v < size:
+        a0, a1 = load_part(o0, v, size, nothing), load_part(o1, v, size, nothing)
+        a2, a3 = load_part(o2, v, size, nothing), load_part(o3, v, size, nothing)
+        for i in range(s0, s3):
+            row = load_part(part(x, first + i, column, column + size), v, size, nothing)
+            a0 = fma(row, table[at + i * step], a0)
+            if i >= s1:
+                a1 = fma(row, table[at + i * step + 1], a1)
+            if i >= s2:
+                a2 = fma(row, table[at + i * step + 2], a2)
+        for i in range(s3, stop):
+            row = load_part(part(x, first + i, column, column + size), v, size, nothing)
+            a0 = fma(row, table[at + i * step], a0)
+            a1 = fma(row, table[at + i * step + 1], a1)
+            a2 = fma(row, table[at + i * step + 2], a2)
+            a3 = fma(row, table[at + i * step + 3], a3)
+        store_part(o0, v, size, a0)
+        store_part(o1, v, size, a1)
+        store_part(o2, v, size, a2)
+        store_part(o3, v, size, a3)
+        v += width(o0)
+
+
+@jit
+def _row_of_key(j, first, before, prefix):
+    return before + j if j < prefix else first + j - prefix
+
+
+@jit
+def _gather_all(table, base, x, column, first, count, before, prefix, out, start, size):
+    """Adds to the rows of out that a span sees what their weights in `table` say of the queries' rows of x."""
+    J = prefix + count
+    j = 0
+    while j + 4 <= J:
+        n0, n1 = _row_of_key(j, first, before, prefix), _row_of_key(j + 1, first, before, prefix)
+        n2, n3 = _row_of_key(j + 2, first, before, prefix), _row_of_key(j + 3, first, before, prefix)
+        o0, o1 = part(out, n0, start, start + size), part(out, n1, start, start + size)
+        o2, o3 = part(out, n2, start, start + size), part(out, n3, start, start + size)
+        own = j - prefix
+        starts = max(own, 0), max(own + 1, 0), max(own + 2, 0), max(own + 3, 0)
+        _gather_four(table, base + j, J, starts, count, x, first, column, o0, o1, o2, o3)
+        j += 4
+    while j < J:
+        n = _row_of_key(j, first, before, prefix)
+        out_row = part(out, n, start, start + size)
+        _gather(table, base + j, J, max(j - prefix, 0), count, x, first, column, out_row)
+        j += 1
 
 
 @jit
@@ -216,21 +346,13 @@ def attention_backward_jit(d_out, qkv, weights, spans, heads, turned, slopes, d_
             key, value = C + h * D, 2 * C + h * D
             _turn(qkv, value, D, (first, count, before, prefix), turned)
             base = start + h * count * J
-            for i in range(count):
-                _dots(d_out, first + i, h * D, D, turned, 0, stretch(slopes, i * J, i * J + prefix + i + 1))
+            _all_dots(d_out, first, count, prefix, h * D, D, turned, slopes, 0)
             for i in range(count):
                 row = stretch(weights, base + i * J, base + i * J + prefix + i + 1)
                 _through_softmax(row, stretch(slopes, i * J, i * J + prefix + i + 1), scale)
-            for i in range(count):
-                mixed = part(d_qkv, first + i, h * D, h * D + D)
-                _mix(slopes, i * J, prefix + i + 1, qkv, key, first, before, prefix, mixed)
-            for j in range(J):
-                n = before + j if j < prefix else first + j - prefix
-                seen = max(j - prefix, 0)
-                _gather(slopes, j, J, seen, count, qkv, first, h * D, part(d_qkv, n, key, key + D))
-                _gather(
-                    weights, base + j, J, seen, count, d_out, first, h * D, part(d_qkv, n, value, value + D)
-                )
+            _mix_all(slopes, 0, qkv, key, first, count, before, prefix, d_qkv, h * D, D)
+            _gather_all(slopes, 0, qkv, h * D, first, count, before, prefix, d_qkv, key, D)
+            _gather_all(weights, base, d_out, h * D, first, count, before, prefix, d_qkv, value, D)
 
 
 @jit

@@ -8,13 +8,13 @@ import math
 import numpy as np
 
 from ._jit import jit
-from ._lanemath import fma, total
+from ._lanemath import at_most, fma, power, total
 from ._lanes import load, load_part, splat, store, store_part, width
 from ._row import as_row, length, narrow, row_of
 from ._rows import LOG2E, logprob
 from ._sampling import draw
 from ._veclog import log
-from ._vecmath import exp, fused, vector_loops
+from ._vecmath import fused, vector_loops
 
 __all__ = [
     "draw_jit",
@@ -31,6 +31,7 @@ EPS = 1e-5
 # gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + .044715 x**3)): the tanh form, as 1 + tanh(u) = 2 sigmoid(2 u).
 RATE = 2 * math.sqrt(2 / math.pi)
 CUBE = 0.044715 * RATE
+HIGHEST = 80.0  # exponent of e that float32 has; beyond, the sigmoid is below 2e-35
 
 
 @fused
@@ -193,20 +194,35 @@ def layer_norm_backward_jit(d_out, x, gain, means, shares, d_x, d_gain, d_shift,
             store_part(to_bias, v, C, load_part(to_bias, v, C, zero) + d)
 
 
-@fused
+@jit
+def _gated(z, row):
+    """gelu of z, and its slope."""
+    rate, cube = narrow(-RATE, row), narrow(-CUBE, row)
+    one, three, scale = narrow(1.0, row), narrow(3.0, row), narrow(LOG2E, row)
+    bend = z * z * cube
+    gate = one / (power(at_most(z * (bend + rate), narrow(HIGHEST, row)), scale) + one)
+    y = z * gate
+    return y, gate - (y - y * gate) * fma(bend, three, rate)
+
+
+@jit
 def gelu_jit(bias, x, out):
     """Writes out (N, F): gelu(x + bias), and over x its slope there, all that the gradient needs."""
-    vector_loops()
-    T = x.dtype.type
-    one, three, rate, cube = T(1.0), T(3.0), T(RATE), T(CUBE)
+    to_bias = as_row(bias)
     for n in range(x.shape[0]):
-        for f in range(x.shape[1]):
-            z = x[n, f] + bias[f]
-            bend = cube * z * z
-            gate = one / (one + exp(-(z * (rate + bend))))
-            y = z * gate
-            out[n, f] = y
-            x[n, f] = gate + (y - y * gate) * (rate + three * bend)
+        row, to = row_of(x, n), row_of(out, n)
+        F = length(row)
+        v = 0
+        while v + width(row) <= F:
+            y, slope = _gated(load(row, v) + load(to_bias, v), row)
+            store(to, v, y)
+            store(row, v, slope)
+            v += width(row)
+        if v < F:
+            zero = narrow(0.0, row)
+            y, slope = _gated(load_part(row, v, F, zero) + load_part(to_bias, v, F, zero), row)
+            store_part(to, v, F, y)
+            store_part(row, v, F, slope)
 
 
 @fused

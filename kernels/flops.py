@@ -168,13 +168,13 @@ def _layer_norm(C: int) -> Work:
     return Work(8 * C + 5, 1)
 
 
-def _attention(heads: int, size: int, queries: int, pairs: int) -> Work:
-    """A pair: its product, its exponential, its share of the mixture."""
-    return Work((4 * size + 4) * pairs + queries, pairs).times(heads)
+def _attention(heads: int, size: int, pairs: int, scored: int) -> Work:
+    """A score is a product of `size`; a pair that is seen has an exponential and a share of the mixture."""
+    return Work((2 * size - 1) * scored + (2 * size + 5) * pairs, pairs).times(heads)
 
 
-def _attention_backward(heads: int, size: int, pairs: int) -> Work:
-    return Work((8 * size + 4) * pairs, 0).times(heads)
+def _attention_backward(heads: int, size: int, pairs: int, scored: int) -> Work:
+    return Work((2 * size - 1) * scored + (6 * size + 5) * pairs, 0).times(heads)
 
 
 # Shapes: logits (..., V); what is given a token or a pair, any shape; group_advantages and rloo_advantages
@@ -227,7 +227,8 @@ FORMULAS: dict[str, Formula] = {
     "token_scores": lambda B, T, buckets: Work(B * (2 * T + (3 * (T - 1) if buckets else 0)), 0),
     "token_bag": lambda B, T, buckets: Work(B * (T - 1) if buckets else 0, 0),
     "fit_bradley_terry": _fit_bradley_terry,
-    # nn: rows and their width; attention of all heads (heads, width of a head, queries, pairs that see each other)
+    # nn: rows and their width; attention (heads, width of a head, pairs of a query and
+    # a key that it sees, pairs scored: four queries share what the last of them sees)
     "matmul": lambda M, K, N: Work(M * N * (2 * K - 1) if K else 0, 0),  # done with NumPy by the caller
     "embedding": _each(1),
     "embedding_backward": _each(2),

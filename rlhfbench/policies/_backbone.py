@@ -6,6 +6,7 @@ The last block has no use for a prompt beyond its keys and values, so only respo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -16,6 +17,9 @@ from kernels import nn
 from ..types import Float, Int
 from ._packed import Packed
 from ._weights import Layer, Weights
+
+CHUNK = 512
+"""Rows whose products and activations of the perceptron fill a second-level cache of 1 MiB at width 64."""
 
 
 class Buffers:
@@ -111,26 +115,33 @@ def attend(
     )
 
 
+def slices(begin: int, rows: int) -> Iterator[slice]:
+    """Rows from `begin` on, as many at a time as stay in the cache from one product to the next."""
+    return (slice(row, min(row + CHUNK, rows)) for row in range(begin, rows, CHUNK))
+
+
 def feed_forward(
     layer: Layer, room: Kept, after: Kept, begin: int, gain: Float, shift: Float, get: Buffers
 ) -> None:
     """The block's second half: stream2, normed2 -> stream1, normed1 of what comes after."""
     rows, C = room.normed1.shape
-    np.matmul(room.normed2[begin:], layer.up, out=room.slopes[begin:])
-    nn.gelu_jit(layer.up_bias, room.slopes[begin:], room.active[begin:])
-    branch = get("branch", rows, C)[begin:]
-    np.matmul(room.active[begin:], layer.down, out=branch)
-    nn.residual_norm_jit(
-        room.stream2[begin:],
-        branch,
-        layer.down_bias,
-        gain,
-        shift,
-        after.means1[begin:],
-        after.shares1[begin:],
-        after.stream1[begin:],
-        after.normed1[begin:],
-    )
+    for some in slices(begin, rows):
+        slopes, active = room.slopes[some], room.active[some]
+        branch = get("branch", len(active), C)
+        np.matmul(room.normed2[some], layer.up, out=slopes)
+        nn.gelu_jit(layer.up_bias, slopes, active)
+        np.matmul(active, layer.down, out=branch)
+        nn.residual_norm_jit(
+            room.stream2[some],
+            branch,
+            layer.down_bias,
+            gain,
+            shift,
+            after.means1[some],
+            after.shares1[some],
+            after.stream1[some],
+            after.normed1[some],
+        )
 
 
 def backward(
@@ -208,25 +219,25 @@ def feed_forward_backward(
 ) -> None:
     """Through the perceptron and the norm before it; the rows from `begin` on."""
     rows, C = d_stream.shape
-    d_branch = d_stream[begin:]
-    d_active = get("d_active", rows, room.active.shape[1])[begin:]
-    d_normed = get("d_normed", rows, C)[begin:]
-    accumulate(grad.down, room.active[begin:], d_branch, get)
-    np.matmul(d_branch, layer.down.T, out=d_active)
-    nn.gelu_backward_jit(room.slopes[begin:], d_active, grad.up_bias)
-    accumulate(grad.up, room.normed2[begin:], d_active, get)
-    np.matmul(d_active, layer.up.T, out=d_normed)
-    nn.layer_norm_backward_jit(
-        d_normed,
-        room.stream2[begin:],
-        layer.gain2,
-        room.means2[begin:],
-        room.shares2[begin:],
-        d_branch,
-        grad.gain2,
-        grad.shift2,
-        grad.proj_bias,
-    )
+    for some in slices(begin, rows):
+        d_branch, active = d_stream[some], room.active[some]
+        d_active, d_normed = get("d_active", *active.shape), get("d_normed", len(active), C)
+        accumulate(grad.down, active, d_branch, get)
+        np.matmul(d_branch, layer.down.T, out=d_active)
+        nn.gelu_backward_jit(room.slopes[some], d_active, grad.up_bias)
+        accumulate(grad.up, room.normed2[some], d_active, get)
+        np.matmul(d_active, layer.up.T, out=d_normed)
+        nn.layer_norm_backward_jit(
+            d_normed,
+            room.stream2[some],
+            layer.gain2,
+            room.means2[some],
+            room.shares2[some],
+            d_branch,
+            grad.gain2,
+            grad.shift2,
+            grad.proj_bias,
+        )
 
 
 def attend_backward(

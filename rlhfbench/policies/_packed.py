@@ -50,9 +50,10 @@ class Packed:
         return len(self.tokens)
 
     def seen(self, spans: Int) -> tuple[int, int]:
-        """(queries, pairs of a query and a key that it sees) of these spans."""
+        """(pairs of a query and a key that it sees, pairs scored) of these spans, as `kernels.flops` counts them."""
         count, prefix = spans[:, 1], spans[:, 3]
-        return int(count.sum()), int((count * prefix + count * (count + 1) // 2).sum())
+        pairs = int((count * prefix + count * (count + 1) // 2).sum())
+        return pairs, pairs + 6 * int((count // 4).sum())
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def pack_prompts(prompts: Int, context: int, offset: int) -> Prompts:
     """
     prompts = prompts[:, -context:] if context else prompts[:, :0]
     if len(prompts) and prompts.shape[1]:
-        distinct, group = np.unique(prompts, axis=0, return_inverse=True)
+        whole = np.ascontiguousarray(prompts).view(f"V{prompts.itemsize * prompts.shape[1]}").reshape(-1)
+        _, first, group = np.unique(whole, return_index=True, return_inverse=True)
+        distinct = prompts[first]
     else:
         distinct, group = prompts[:1], np.zeros(len(prompts), np.int64)
     real = distinct >= 0

@@ -48,10 +48,10 @@ def forward(packed: Packed, sizes: Sizes) -> Work:
     return _sum(*done)
 
 
-def prefill(rows: int, pairs: int, sizes: Sizes) -> Work:
+def prefill(rows: int, seen: tuple[int, int], sizes: Sizes) -> Work:
     """Keys and values of prompts, in all blocks."""
     C = sizes.width
-    inner = block(sizes, rows, 0).plus(work("attention", sizes.heads, C // sizes.heads, rows, pairs))
+    inner = block(sizes, rows, 0).plus(work("attention", sizes.heads, C // sizes.heads, *seen))
     start = [work("embedding", rows, C), work("layer_norm", rows, C), work("matmul", rows, C, 2 * C)]
     return _sum(*start, inner.times(sizes.layers - 1))
 
@@ -59,7 +59,7 @@ def prefill(rows: int, pairs: int, sizes: Sizes) -> Work:
 def step(rows: int, pairs: int, sizes: Sizes, vocab_size: int) -> Work:
     """One more token of `rows` sequences that see `pairs` keys altogether, drawn and all."""
     C = sizes.width
-    inner = block(sizes, rows, 0).plus(work("attention", sizes.heads, C // sizes.heads, rows, pairs))
+    inner = block(sizes, rows, 0).plus(work("attention", sizes.heads, C // sizes.heads, pairs, pairs))
     return _sum(
         work("embedding", rows, C),
         work("layer_norm", rows, C),
@@ -84,7 +84,6 @@ def backward(packed: Packed, sizes: Sizes) -> Work:
         work("embedding_backward", rows, C),
     ]
     for whole, keys_only, spans in _per_layer(packed, sizes):
-        pairs = packed.seen(spans)[1]
         done += [
             _accumulated(whole, F, C),
             work("matmul", whole, C, F),
@@ -94,7 +93,7 @@ def backward(packed: Packed, sizes: Sizes) -> Work:
             work("layer_norm_backward", whole, C),
             _accumulated(whole, C, C),
             work("matmul", whole, C, C),
-            work("attention_backward", sizes.heads, C // sizes.heads, pairs),
+            work("attention_backward", sizes.heads, C // sizes.heads, *packed.seen(spans)),
             _accumulated(whole, C, 3 * C),
             work("matmul", whole, 3 * C, C),
             _accumulated(keys_only, C, 2 * C),

@@ -176,7 +176,7 @@ class TransformerPolicy:
         known = pack_prompts(prompts, self.prompt_length, self._offset)
         packed = prompts_alone(known, self.sizes.heads)
         cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._get)
-        done = _work.prefill(packed.rows, packed.seen(packed.spans)[1], self.sizes)
+        done = _work.prefill(packed.rows, packed.seen(packed.spans), self.sizes)
         scratch = nn.sample_scratch(self.vocab_size, self.params.dtype)
         slots, tokens = np.arange(B), np.full(B, self.vocab_size)
         for t in range(T):
