@@ -22,8 +22,9 @@ class Size(NamedTuple):
     heads: int
 
 
-# Below a register, between, and beyond two blocks of four.
-SIZES = (Size(11, 6, 2), Size(24, 64, 4), Size(13, 320, 1), Size(7, 1, 1))
+# Below a register, between, and beyond a vector of four; a single number; heads and keys of several registers.
+SIZES = (Size(11, 6, 2), Size(24, 64, 4), Size(13, 80, 1), Size(7, 1, 1), Size(6, 20, 1), Size(40, 4, 1))
+SMALL = (SIZES[0], *SIZES[3:])
 V = 5
 
 
@@ -191,7 +192,7 @@ def counts():
 
     found = {}
     for name, shape in WORK.items():
-        for size in (SIZES[0], SIZES[3]):
+        for size in SMALL:
             x = inputs(size, np.float64)
             for key, value in vars(x).items():
                 if isinstance(value, np.ndarray) and value.dtype.kind == "f":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from differences import gradient
@@ -20,6 +21,9 @@ RESPONSES = np.array([[1, 0, 4, 0], [2, 3, 1, 4], [3, 3, 3, 3], [4, 0, 0, 0], [1
 MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
 
 
+COMPILED = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
+
+
 def make(dtype=np.float64, **options):
     rng = np.random.default_rng(0)
     sizes = {"prompt_length": 3, "layers": 2, "width": 8, "heads": 2, "eos": 4} | options
@@ -28,6 +32,7 @@ def make(dtype=np.float64, **options):
     return policy
 
 
+@COMPILED
 @pytest.mark.parametrize("options", [{}, {"layers": 1}, {"never": 0}, {"heads": 1, "layers": 3}], ids=str)
 @pytest.mark.parametrize("mask", [MASK, np.ones_like(MASK)], ids=["some", "all"])
 def test_gradients_by_central_differences(options, mask):
@@ -118,6 +123,7 @@ def test_sampling_with_the_cache_gives_the_logprobs_of_the_whole(dtype):
     assert not rollout.responses[rollout.mask == 0].any()
 
 
+@COMPILED
 def test_samples_follow_the_probabilities():
     policy, n = make(np.float32), 20_000
     prompts = np.repeat(PROMPTS[1:2], n, axis=0)

@@ -7,38 +7,18 @@ The last block has no use for a prompt beyond its keys and values, so only respo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
-from typing import Any
 
 import numpy as np
 
 from kernels import nn
 
 from ..types import Float, Int
+from ._buffers import Buffers
 from ._packed import Packed
 from ._weights import Layer, Weights
 
 CHUNK = 512
 """Rows whose products and activations of the perceptron fill a second-level cache of 1 MiB at width 64."""
-
-
-class Buffers:
-    """Arrays by name that are allocated once and grow; each call gives a view, of whatever it held."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self._flat: dict[str, Float] = {}
-
-    def __call__(self, name: str, *shape: int) -> Float:
-        size = prod(shape)
-        flat = self._flat.get(name)
-        if flat is None or len(flat) < size:
-            flat = self._flat[name] = np.empty(size, self.dtype)
-        return flat[:size].reshape(shape)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(flat.nbytes for flat in self._flat.values())
 
 
 class Kept:

@@ -10,6 +10,7 @@ from kernels import nn
 
 from ..types import Float, Int, Rollout
 from . import _backbone
+from ._buffers import Buffers
 from ._packed import Packed, Prompts
 from ._weights import Sizes, Weights
 
@@ -22,9 +23,7 @@ class Cache(NamedTuple):
     ends: Int
 
 
-def prefill(
-    prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T: int, get: _backbone.Buffers
-) -> Cache:
+def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T: int, get: Buffers) -> Cache:
     """The cache after the prompts, with room for T tokens of each sequence."""
     B, L, C = len(prompts.group), sizes.layers, sizes.width
     J = int(prompts.lengths.max(initial=0)) + T
@@ -64,7 +63,7 @@ class Step(NamedTuple):
     logits: Float
 
     @classmethod
-    def of(cls, get: _backbone.Buffers, n: int, sizes: Sizes, vocab_size: int) -> Step:
+    def of(cls, get: Buffers, n: int, sizes: Sizes, vocab_size: int) -> Step:
         C, F = sizes.width, sizes.hidden
         widths = (C, C, C, C, 3 * C, F, F)
         arrays = [get(f"step.{name}", n, wide) for name, wide in zip(cls._fields, widths, strict=False)]
@@ -81,7 +80,7 @@ def step(
     weights: Weights,
     heads: int,
     room: Step,
-    get: _backbone.Buffers,
+    get: Buffers,
 ) -> None:
     """Writes `room.logits` of the token after each of `tokens`, which comes at `ends` of sequence `slots`."""
     _, B, C, J = cache.keys.shape

@@ -14,6 +14,7 @@ from kernels import categorical, flops, nn
 
 from ..types import Float, Int, Rollout
 from . import _backbone, _decoding, _work
+from ._buffers import Buffers, aligned
 from ._packed import Packed, pack, pack_prompts, prompts_alone
 from ._weights import Sizes, initialise, size, views
 from .linear import NEVER
@@ -86,15 +87,16 @@ class TransformerPolicy:
         self._offset = 0 if shared else vocab_size + 1
         tokens = vocab_size + 1 + (0 if shared else prompt_vocab_size)
         self.sizes = Sizes(tokens, prompt_length + max_length, layers, width, heads)
-        self.params: Float = np.zeros(size(self.sizes), dtype)
-        self.grads: Float = np.zeros_like(self.params)
+        self.params: Float = aligned(size(self.sizes), np.dtype(dtype))
+        self.grads: Float = aligned(len(self.params), np.dtype(dtype))
+        self.params[:] = self.grads[:] = 0
         self._bind()
         if rng is not None:
             initialise(self._w, rng)
 
     def _bind(self) -> None:
         self._w, self._g = views(self.params, self.sizes), views(self.grads, self.sizes)
-        self._get = _backbone.Buffers(self.params.dtype)
+        self._get = Buffers(self.params.dtype)
         self._inputs: tuple[Int, Int, Float, Float] | None = None
         self._packed: Packed | None = None
 
@@ -206,7 +208,9 @@ class TransformerPolicy:
         """A copy that shares no memory with this one and charges the same account."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin.params, twin.grads = self.params.copy(), np.zeros_like(self.grads)
+        twin.params = aligned(len(self.params), self.params.dtype)
+        twin.grads = aligned(len(self.params), self.params.dtype)
+        twin.params[:], twin.grads[:] = self.params, 0
         twin._bind()
         return twin
 
