@@ -16,7 +16,18 @@ from numba.extending import lower_builtin, type_callable
 
 from ._lanes import Lanes, broadcast, suffix
 
-__all__ = ["exp", "fma", "larger", "largest", "nothing", "power", "total", "where_less", "where_positive"]
+__all__ = [
+    "at_most",
+    "exp",
+    "fma",
+    "larger",
+    "largest",
+    "nothing",
+    "power",
+    "total",
+    "where_less",
+    "where_positive",
+]
 
 _I32 = ir.IntType(32)
 
@@ -49,7 +60,12 @@ class _Arithmetic(AbstractTemplate):
         return None
 
 
-for _operator, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+for _operator, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     infer_global(_operator)(type(f"_Lanes_{_instruction}", (_Arithmetic,), {}))
     for _pair in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
         lower_builtin(_operator, *_pair)(_lower_operator(_instruction))
@@ -95,6 +111,23 @@ def _type_larger(context):
 def _lower_larger(context, builder, sig, args):
     a, b = args
     return builder.select(builder.fcmp_ordered(">", b, a), b, a)
+
+
+def at_most(a, bound):
+    """The smaller of a lane and a number; of NaN the number."""
+    return np.where(a < bound, a, bound)
+
+
+@type_callable(at_most)
+def _type_at_most(context):
+    return lambda a, bound: a if isinstance(a, Lanes) and bound == a.dtype else None
+
+
+@lower_builtin(at_most, Lanes, types.Float)
+def _lower_at_most(context, builder, sig, args):
+    a, bound = args
+    bound = broadcast(builder, bound, a.type)
+    return builder.select(builder.fcmp_ordered("<", a, bound), a, bound)
 
 
 def where_positive(weight, x):

@@ -44,10 +44,10 @@ _LONGEST = 1 << 40
 class Lanes(types.Type):
     """Numba type of a vector of float32 or float64."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, registers=Row.registers):
         self.dtype = dtype
-        self.count = _BYTES * 8 // dtype.bitwidth
-        super().__init__(f"Lanes({dtype})")
+        self.count = _BYTES * registers // Row.registers * 8 // dtype.bitwidth
+        super().__init__(f"Lanes({dtype}, {self.count})")
 
 
 @register_model(Lanes)
@@ -62,7 +62,7 @@ def _ir_float(kind):
 
 def lanes_of(row):
     kind = number(row) if isinstance(row, Row) else None
-    return None if kind is None else Lanes(kind)
+    return None if kind is None else Lanes(kind, row.registers)
 
 
 def suffix(kind):

@@ -38,9 +38,11 @@ _I64 = ir.IntType(64)
 class Row(types.Type):
     """Numba type of neighbouring elements in memory that somebody else keeps alive."""
 
+    registers = 4  # that a vector of them takes
+
     def __init__(self, dtype):
         self.dtype = dtype
-        super().__init__(f"Row({dtype})")
+        super().__init__(f"{type(self).__name__}({dtype})")
 
 
 @register_model(Row)

@@ -171,6 +171,19 @@ def _fit_bradley_terry(
     return Work(flops, pairs + far + steps + newtons)
 
 
+def _layer_norm(C: int) -> Work:
+    return Work(8 * C + 5, 1)
+
+
+def _attention(heads: int, size: int, pairs: int, scored: int) -> Work:
+    """A score is a product of `size`; a pair that is seen has an exponential and a share of the mixture."""
+    return Work((2 * size - 1) * scored + (2 * size + 5) * pairs, pairs).times(heads)
+
+
+def _attention_backward(heads: int, size: int, pairs: int, scored: int) -> Work:
+    return Work((2 * size - 1) * scored + (6 * size + 5) * pairs, 0).times(heads)
+
+
 # Shapes: logits (..., V); what is given a token or a pair, any shape; group_advantages and rloo_advantages
 # (groups, group_size); plackett_luce (..., K); gae (..., T); optimisers, the parameters' shape.
 FORMULAS: dict[str, Formula] = {
@@ -221,6 +234,19 @@ FORMULAS: dict[str, Formula] = {
     "token_scores": lambda B, T, buckets: Work(B * (2 * T + (3 * (T - 1) if buckets else 0)), 0),
     "token_bag": lambda B, T, buckets: Work(B * (T - 1) if buckets else 0, 0),
     "fit_bradley_terry": _fit_bradley_terry,
+    # nn: rows and their width; attention (heads, width of a head, pairs of a query and
+    # a key that it sees, pairs scored: four queries share what the last of them sees)
+    "matmul": lambda M, K, N: Work(M * N * (2 * K - 1) if K else 0, 0),  # done with NumPy by the caller
+    "embedding": _each(1),
+    "embedding_backward": _each(2),
+    "layer_norm": _rows(_layer_norm),
+    "residual_norm": _rows(lambda C: _layer_norm(C).plus(Work(2 * C, 0))),
+    "layer_norm_backward": _rows(lambda C: Work(18 * C + 2, 0)),
+    "gelu": _each(16, 1),
+    "gelu_backward": _each(2),
+    "draw": _rows(lambda V: _draw(V).plus(Work(4, 1))),
+    "attention": _attention,
+    "attention_backward": _attention_backward,
     # optim
     "adamw": _each(14, 1),
     "global_norm": _each(2, 0, once=Work(1, 1)),

@@ -1,0 +1,270 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Causal attention of short sequences, head by head: scores, softmax and mixture of one sequence stay in the cache.
+
+A row of `qkv` (N, 3 C) holds a token's query, key and value, each C numbers of all heads. Sequences come as `spans`
+(S, 5): first row, number of rows, first row and number of rows of what comes before (a prompt, which several responses
+may share), and where in `weights` the span's begin. Token i of a span sees all that comes before, and the span's
+tokens up to i. So the weights of a span are (heads, rows, before + rows); what stands where nothing is seen is rubbish.
+
+Products of a query with all keys are taken with the keys turned (`turned`), so that vectors run along the keys.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ._jit import jit
+from ._lanemath import fma, larger, largest, power, total
+from ._lanes import load, load_part, splat, store, store_part, width
+from ._row import length, narrow
+from ._rows import LOG2E, NO_TOP
+from ._slim import part, stretch
+
+__all__ = [
+    "all_dots",
+    "attention_jit",
+    "attention_step_jit",
+    "fill_cache_jit",
+    "mix_all",
+    "turn",
+]
+
+
+@jit
+def turn(x, column, size, span, turned):
+    """Writes turned[:size]: x[:, column : column + size] of all rows that a span sees, a column each row."""
+    first, count, before, prefix = span
+    for j in range(prefix):
+        for d in range(size):
+            turned[d, j] = x[before + j, column + d]
+    for j in range(count):
+        for d in range(size):
+            turned[d, prefix + j] = x[first + j, column + d]
+
+
+@jit
+def _dots(x, n, start, size, turned, base, row):
+    """Writes row: the products of x[n, start : start + size] with the columns of turned[base : base + size]."""
+    J = length(row)
+    v = 0
+    while v + width(row) <= J:
+        lanes = load(part(turned, base, 0, J), v) * x[n, start]
+        for d in range(1, size):
+            lanes = fma(load(part(turned, base + d, 0, J), v), x[n, start + d], lanes)
+        store(row, v, lanes)
+        v += width(row)
+    if v < J:
+        nothing = narrow(0.0, row)
+        lanes = load_part(part(turned, base, 0, J), v, J, nothing) * x[n, start]
+        for d in range(1, size):
+            lanes = fma(load_part(part(turned, base + d, 0, J), v, J, nothing), x[n, start + d], lanes)
+        store_part(row, v, J, lanes)
+
+
+@jit
+def _dots_of_four(x, n, start, size, turned, J, table, at, step):
+    """`_dots` of four rows from n on with J columns, each of which is loaded once; writes table from at + k step."""
+    r0 = stretch(table, at, at + J)
+    r1 = stretch(table, at + step, at + step + J)
+    r2 = stretch(table, at + 2 * step, at + 2 * step + J)
+    r3 = stretch(table, at + 3 * step, at + 3 * step + J)
+    nothing = narrow(0.0, r0)
+    v = 0
+    while v < J:
+        column = load_part(part(turned, 0, 0, J), v, J, nothing)
+        a0, a1 = column * x[n, start], column * x[n + 1, start]
+        a2, a3 = column * x[n + 2, start], column * x[n + 3, start]
+        for d in range(1, size):
+            column = load_part(part(turned, d, 0, J), v, J, nothing)
+            a0 = fma(column, x[n, start + d], a0)
+            a1 = fma(column, x[n + 1, start + d], a1)
+            a2 = fma(column, x[n + 2, start + d], a2)
+            a3 = fma(column, x[n + 3, start + d], a3)
+        store_part(r0, v, J, a0)
+        store_part(r1, v, J, a1)
+        store_part(r2, v, J, a2)
+        store_part(r3, v, J, a3)
+        v += width(r0)
+
+
+@jit
+def all_dots(x, first, count, prefix, start, size, turned, table, base):
+    """Scores of a span and head: what query i sees is prefix + i + 1 long, and four of them share a length."""
+    J = prefix + count
+    i = 0
+    while i + 4 <= count:
+        _dots_of_four(x, first + i, start, size, turned, prefix + i + 4, table, base + i * J, J)
+        i += 4
+    while i < count:
+        at = base + i * J
+        _dots(x, first + i, start, size, turned, 0, stretch(table, at, at + prefix + i + 1))
+        i += 1
+
+
+@jit
+def _softmax(row, scale):
+    """Turns scores into weights, 2**(x scale) over their sum."""
+    J = length(row)
+    lowest = narrow(-np.inf, row)
+    if width(row) >= J:
+        lanes = load_part(row, 0, J, lowest)
+        lanes = power(lanes - largest(lanes), scale)
+        store_part(row, 0, J, lanes * narrow(1.0 / total(lanes), row))
+        return
+    if 2 * width(row) >= J:
+        lanes, rest = load(row, 0), load_part(row, width(row), J, lowest)
+        top = largest(larger(lanes, rest))
+        lanes, rest = power(lanes - top, scale), power(rest - top, scale)
+        share = narrow(1.0 / total(lanes + rest), row)
+        store(row, 0, lanes * share)
+        store_part(row, width(row), J, rest * share)
+        return
+    tops = splat(narrow(NO_TOP, row), row)
+    v = 0
+    while v + width(row) <= J:
+        tops = larger(tops, load(row, v))
+        v += width(row)
+    if v < J:
+        tops = larger(tops, load_part(row, v, J, lowest))
+    top = largest(tops)
+    mass = np.float64(0.0)
+    v = 0
+    if width(row) <= J:
+        masses = splat(narrow(0.0, row), row)
+        while v + width(row) <= J:
+            lanes = power(load(row, v) - top, scale)
+            store(row, v, lanes)
+            masses = masses + lanes
+            v += width(row)
+        mass = total(masses)
+    if v < J:
+        lanes = power(load_part(row, v, J, lowest) - top, scale)
+        store_part(row, v, J, lanes)
+        mass = mass + total(lanes)
+    share = narrow(1.0 / mass, row)
+    v = 0
+    while v + width(row) <= J:
+        store(row, v, load(row, v) * share)
+        v += width(row)
+    if v < J:
+        store_part(row, v, J, load_part(row, v, J, lowest) * share)
+
+
+@jit
+def _mix(weights, at, count, x, column, first, before, prefix, out):
+    """Writes out: the sum of `count` rows that a span sees, each times its entry of `weights` from `at` on."""
+    size = length(out)
+    nothing = narrow(0.0, out)
+    v = 0
+    while v < size:
+        lanes = splat(nothing, out)
+        for j in range(count):
+            n = before + j if j < prefix else first + j - prefix
+            row = load_part(part(x, n, column, column + size), v, size, nothing)
+            lanes = fma(row, weights[at + j], lanes)
+        store_part(out, v, size, lanes)
+        v += width(out)
+
+
+@jit
+def _mix_four(table, at, step, count, x, column, first, before, prefix, out, n, start, size):
+    """`_mix` of four queries, rows of out from n on: they see `count` keys, and each one more than the one before."""
+    o0, o1 = part(out, n, start, start + size), part(out, n + 1, start, start + size)
+    o2, o3 = part(out, n + 2, start, start + size), part(out, n + 3, start, start + size)
+    b, c, d = at + step, at + 2 * step, at + 3 * step
+    nothing = narrow(0.0, o0)
+    v = 0
+    while v < size:
+        a0 = splat(nothing, o0)
+        a1, a2, a3 = a0, a0, a0
+        for j in range(count):
+            m = before + j if j < prefix else first + j - prefix
+            row = load_part(part(x, m, column, column + size), v, size, nothing)
+            a0 = fma(row, table[at + j], a0)
+            a1 = fma(row, table[b + j], a1)
+            a2 = fma(row, table[c + j], a2)
+            a3 = fma(row, table[d + j], a3)
+        m = first + count - prefix
+        row = load_part(part(x, m, column, column + size), v, size, nothing)
+        a1 = fma(row, table[b + count], a1)
+        a2 = fma(row, table[c + count], a2)
+        a3 = fma(row, table[d + count], a3)
+        row = load_part(part(x, m + 1, column, column + size), v, size, nothing)
+        a2 = fma(row, table[c + count + 1], a2)
+        a3 = fma(row, table[d + count + 1], a3)
+        row = load_part(part(x, m + 2, column, column + size), v, size, nothing)
+        a3 = fma(row, table[d + count + 2], a3)
+        store_part(o0, v, size, a0)
+        store_part(o1, v, size, a1)
+        store_part(o2, v, size, a2)
+        store_part(o3, v, size, a3)
+        v += width(o0)
+
+
+@jit
+def mix_all(table, base, x, column, first, count, before, prefix, out, start, size):
+    """Writes the rows of out of a span: each the mixture of what its query sees."""
+    J = prefix + count
+    i = 0
+    while i + 4 <= count:
+        keys = prefix + i + 1
+        _mix_four(table, base + i * J, J, keys, x, column, first, before, prefix, out, first + i, start, size)
+        i += 4
+    while i < count:
+        mixed = part(out, first + i, start, start + size)
+        _mix(table, base + i * J, prefix + i + 1, x, column, first, before, prefix, mixed)
+        i += 1
+
+
+@jit
+def attention_jit(qkv, spans, heads, turned, weights, out):
+    """Writes weights, and the rows of out (N, C) that are in a span; turned (C / heads, longest) is scratch."""
+    C = out.shape[1]
+    D = C // heads
+    scale = narrow(LOG2E / math.sqrt(D), out)
+    for s in range(spans.shape[0]):
+        first, count, before, prefix, start = spans[s, 0], spans[s, 1], spans[s, 2], spans[s, 3], spans[s, 4]
+        J = prefix + count
+        for h in range(heads):
+            turn(qkv, C + h * D, D, (first, count, before, prefix), turned)
+            base = start + h * count * J
+            all_dots(qkv, first, count, prefix, h * D, D, turned, weights, base)
+            for i in range(count):
+                _softmax(stretch(weights, base + i * J, base + i * J + prefix + i + 1), scale)
+            mix_all(weights, base, qkv, 2 * C + h * D, first, count, before, prefix, out, h * D, D)
+
+
+@jit
+def fill_cache_jit(qkv, before, prefix, keys, values):
+    """Copies prompts of `prefix` (B,) rows from `before` (B,) on to keys (B, C, J) and values (B, J, C)."""
+    B, C = keys.shape[:2]
+    for b in range(B):
+        for j in range(prefix[b]):
+            n = before[b] + j
+            for c in range(C):
+                keys[b, c, j] = qkv[n, C + c]
+                values[b, j, c] = qkv[n, 2 * C + c]
+
+
+@jit
+def attention_step_jit(qkv, slots, ends, heads, keys, values, row, out):
+    """Attention of one more token of each sequence: token n comes at place ends[n] of sequence slots[n].
+
+    Writes its key into keys (B C, J), its value into values (B J, C), and out (N, C); row (J,) is scratch.
+    """
+    N, C = out.shape
+    J = keys.shape[1]
+    D = C // heads
+    scale = narrow(LOG2E / math.sqrt(D), out)
+    for n in range(N):
+        b, end = slots[n], ends[n]
+        for c in range(C):
+            keys[b * C + c, end] = qkv[n, C + c]
+            values[b * J + end, c] = qkv[n, 2 * C + c]
+        for h in range(heads):
+            weights = stretch(row, 0, end + 1)
+            _dots(qkv, n, h * D, D, keys, b * C + h * D, weights)
+            _softmax(weights, scale)
+            _mix(row, 0, end + 1, values, h * D, b * J, 0, 0, part(out, n, h * D, h * D + D))

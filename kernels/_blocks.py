@@ -1,0 +1,248 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""What stands between the matrix products of a transformer: embedding, layer norm with the residual, GELU, sampling."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ._jit import jit
+from ._lanemath import at_most, fma, power, total
+from ._lanes import load, load_part, splat, store, store_part, width
+from ._row import as_row, length, narrow, row_of
+from ._rows import LOG2E, logprob
+from ._sampling import draw
+from ._veclog import log
+from ._vecmath import fused, vector_loops
+
+__all__ = [
+    "draw_jit",
+    "embedding_backward_jit",
+    "embedding_jit",
+    "gelu_backward_jit",
+    "gelu_jit",
+    "layer_norm_backward_jit",
+    "layer_norm_jit",
+    "residual_norm_jit",
+]
+
+EPS = 1e-5
+# gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + .044715 x**3)): the tanh form, as 1 + tanh(u) = 2 sigmoid(2 u).
+RATE = 2 * math.sqrt(2 / math.pi)
+CUBE = 0.044715 * RATE
+HIGHEST = 80.0  # exponent of e that float32 has; beyond, the sigmoid is below 2e-35
+
+
+@fused
+def embedding_jit(tokens, places, table, positions, out):
+    """Writes out (N, C)."""
+    vector_loops()
+    for n in range(out.shape[0]):
+        token, place = tokens[n], places[n]
+        for c in range(out.shape[1]):
+            out[n, c] = table[token, c] + positions[place, c]
+
+
+@fused
+def embedding_backward_jit(tokens, places, d_out, d_table, d_positions):
+    """Accumulates into d_table and d_positions."""
+    vector_loops()
+    for n in range(d_out.shape[0]):
+        token, place = tokens[n], places[n]
+        for c in range(d_out.shape[1]):
+            d_table[token, c] += d_out[n, c]
+            d_positions[place, c] += d_out[n, c]
+
+
+@jit
+def _moments(row):
+    """(mean, 1 / deviation), each sum about what the one before says."""
+    C = length(row)
+    zero = narrow(0.0, row)
+    sum_ = np.float64(0.0)
+    v = 0
+    if width(row) <= C:
+        lanes = splat(zero, row)
+        while v + width(row) <= C:
+            lanes = lanes + load(row, v)
+            v += width(row)
+        sum_ = total(lanes)
+    if v < C:
+        sum_ = sum_ + total(load_part(row, v, C, zero))
+    mean = narrow(sum_ / C, row)
+    square = np.float64(0.0)
+    v = 0
+    if width(row) <= C:
+        lanes = splat(zero, row)
+        while v + width(row) <= C:
+            gap = load(row, v) - mean
+            lanes = fma(gap, gap, lanes)
+            v += width(row)
+        square = total(lanes)
+    if v < C:
+        gap = load_part(row, v, C, mean) - mean
+        square = square + total(gap * gap)
+    return mean, narrow(1.0 / np.sqrt(square / C + EPS), row)
+
+
+@jit
+def _normalised(row, mean, share, gain, shift, out):
+    """Writes out: (row - mean) share gain + shift."""
+    C = length(row)
+    v = 0
+    while v + width(row) <= C:
+        store(out, v, fma((load(row, v) - mean) * share, load(gain, v), load(shift, v)))
+        v += width(row)
+    if v < C:
+        gap = (load_part(row, v, C, mean) - mean) * share
+        zero = narrow(0.0, row)
+        store_part(out, v, C, fma(gap, load_part(gain, v, C, zero), load_part(shift, v, C, zero)))
+
+
+@jit
+def layer_norm_jit(x, gain, shift, means, shares, out):
+    """Writes out (N, C), and for the gradient means and shares (N,), one over the deviations."""
+    for n in range(x.shape[0]):
+        row = row_of(x, n)
+        means[n], shares[n] = _moments(row)
+        _normalised(row, means[n], shares[n], as_row(gain), as_row(shift), row_of(out, n))
+
+
+@jit
+def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
+    """`layer_norm_jit` of x + branch + bias, which is written to stream (N, C)."""
+    for n in range(x.shape[0]):
+        row = row_of(stream, n)
+        _sum_of_three(row_of(x, n), row_of(branch, n), as_row(bias), row)
+        means[n], shares[n] = _moments(row)
+        _normalised(row, means[n], shares[n], as_row(gain), as_row(shift), row_of(out, n))
+
+
+@jit
+def _sum_of_three(a, b, c, out):
+    """Writes out: a + (b + c)."""
+    C = length(out)
+    v = 0
+    while v + width(out) <= C:
+        store(out, v, load(a, v) + (load(b, v) + load(c, v)))
+        v += width(out)
+    if v < C:
+        zero = narrow(0.0, out)
+        more = load_part(b, v, C, zero) + load_part(c, v, C, zero)
+        store_part(out, v, C, load_part(a, v, C, zero) + more)
+
+
+@jit
+def _projections(d_out, row, mean, share, gain):
+    """(sum d_out gain, sum d_out gain x^) over C, where x^ is the normalised row."""
+    C = length(row)
+    zero = narrow(0.0, row)
+    sum_ = np.float64(0.0)
+    moment = np.float64(0.0)
+    v = 0
+    if width(row) <= C:
+        sums = splat(zero, row)
+        moments = splat(zero, row)
+        while v + width(row) <= C:
+            slope = load(d_out, v) * load(gain, v)
+            sums = sums + slope
+            moments = fma(slope, (load(row, v) - mean) * share, moments)
+            v += width(row)
+        sum_ = total(sums)
+        moment = total(moments)
+    if v < C:
+        slope = load_part(d_out, v, C, zero) * load_part(gain, v, C, zero)
+        sum_ = sum_ + total(slope)
+        moment = moment + total(slope * ((load_part(row, v, C, mean) - mean) * share))
+    return narrow(sum_ / C, row), narrow(moment / C, row)
+
+
+@jit
+def layer_norm_backward_jit(d_out, x, gain, means, shares, d_x, d_gain, d_shift, d_bias):
+    """Accumulates into all four: d_x (N, C) holds what comes along the residual, and d_bias (C,) gets the sum of it.
+
+    `d_bias` is that of the branch that was added in `residual_norm_jit`.
+    """
+    zero = narrow(0.0, x)
+    C = x.shape[1]
+    gains, to_gain, to_shift, to_bias = as_row(gain), as_row(d_gain), as_row(d_shift), as_row(d_bias)
+    for n in range(x.shape[0]):
+        slope, row, to_x = row_of(d_out, n), row_of(x, n), row_of(d_x, n)
+        mean, share = means[n], shares[n]
+        first, second = _projections(slope, row, mean, share, gains)
+        v = 0
+        while v + width(row) <= C:
+            unit = (load(row, v) - mean) * share
+            d = load(slope, v)
+            store(to_gain, v, fma(d, unit, load(to_gain, v)))
+            store(to_shift, v, load(to_shift, v) + d)
+            d = load(to_x, v) + (d * load(gains, v) - first - unit * second) * share
+            store(to_x, v, d)
+            store(to_bias, v, load(to_bias, v) + d)
+            v += width(row)
+        if v < C:
+            unit = (load_part(row, v, C, mean) - mean) * share
+            d = load_part(slope, v, C, zero)
+            store_part(to_gain, v, C, fma(d, unit, load_part(to_gain, v, C, zero)))
+            store_part(to_shift, v, C, load_part(to_shift, v, C, zero) + d)
+            d = (
+                load_part(to_x, v, C, zero)
+                + (d * load_part(gains, v, C, zero) - first - unit * second) * share
+            )
+            store_part(to_x, v, C, d)
+            store_part(to_bias, v, C, load_part(to_bias, v, C, zero) + d)
+
+
+@jit
+def _gated(z, row):
+    """gelu of z, and its slope."""
+    rate, cube = narrow(-RATE, row), narrow(-CUBE, row)
+    one, three, scale = narrow(1.0, row), narrow(3.0, row), narrow(LOG2E, row)
+    bend = z * z * cube
+    gate = one / (power(at_most(z * (bend + rate), narrow(HIGHEST, row)), scale) + one)
+    y = z * gate
+    return y, gate - (y - y * gate) * fma(bend, three, rate)
+
+
+@jit
+def gelu_jit(bias, x, out):
+    """Writes out (N, F): gelu(x + bias), and over x its slope there, all that the gradient needs."""
+    to_bias = as_row(bias)
+    for n in range(x.shape[0]):
+        row, to = row_of(x, n), row_of(out, n)
+        F = length(row)
+        v = 0
+        while v + width(row) <= F:
+            y, slope = _gated(load(row, v) + load(to_bias, v), row)
+            store(to, v, y)
+            store(row, v, slope)
+            v += width(row)
+        if v < F:
+            zero = narrow(0.0, row)
+            y, slope = _gated(load_part(row, v, F, zero) + load_part(to_bias, v, F, zero), row)
+            store_part(to, v, F, y)
+            store_part(row, v, F, slope)
+
+
+@fused
+def gelu_backward_jit(slopes, d_out, d_bias):
+    """Turns d_out (N, F) into the gradient of x, which is accumulated into d_bias (F,) too."""
+    vector_loops()
+    for n in range(d_out.shape[0]):
+        for f in range(d_out.shape[1]):
+            d = d_out[n, f] * slopes[n, f]
+            d_out[n, f] = d
+            d_bias[f] += d
+
+
+@jit
+def draw_jit(logits, uniforms, weights, masses, tops, tokens, logprobs):
+    """Writes tokens and their logprobs (N,), drawn by inverse CDF; weights, masses, tops are from `sample_scratch`."""
+    scale = narrow(LOG2E, logits)
+    for n in range(logits.shape[0]):
+        row = row_of(logits, n)
+        token, top, mass = draw(row, uniforms[n], scale, weights, masses, tops)
+        token = token if token > 0 else 0  # a row of NaN has none
+        tokens[n] = token
+        logprobs[n] = logprob(logits[n, token], scale, top, log(mass))

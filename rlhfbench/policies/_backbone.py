@@ -1,0 +1,249 @@
+"""Forward and backward through the blocks, on packed rows.
+
+The last block has no use for a prompt beyond its keys and values, so only responses pass it; its rows begin at
+`Packed.prompt_rows`, those of all others at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kernels import nn
+
+from ..types import Float, Int
+from ._buffers import Buffers
+from ._packed import Packed
+from ._weights import Layer, Weights
+
+CHUNK = 512
+"""Rows whose products and activations of the perceptron fill a second-level cache of 1 MiB at width 64."""
+
+
+class Kept:
+    """What the forward pass of one block leaves for the backward pass."""
+
+    def __init__(self, get: Buffers, name: str, rows: int, C: int, F: int, weights: int) -> None:
+        self.normed1, self.normed2 = get(f"{name}normed1", rows, C), get(f"{name}normed2", rows, C)
+        self.stream1, self.stream2 = get(f"{name}stream1", rows, C), get(f"{name}stream2", rows, C)
+        self.means1, self.shares1 = get(f"{name}means1", rows), get(f"{name}shares1", rows)
+        self.means2, self.shares2 = get(f"{name}means2", rows), get(f"{name}shares2", rows)
+        self.qkv, self.mixed = get(f"{name}qkv", rows, 3 * C), get(f"{name}mixed", rows, C)
+        self.weights = get(f"{name}weights", weights)
+        self.slopes, self.active = get(f"{name}slopes", rows, F), get(f"{name}active", rows, F)
+
+
+def kept(get: Buffers, packed: Packed, weights: Weights, keep: bool) -> list[Kept]:
+    """Room for every block, and for the last norm after them; without `keep`, two take turns."""
+    L, C, F = len(weights.layers), weights.table.shape[1], 4 * weights.table.shape[1]
+    names = [f"{i}." if keep else f"free{i % 2}." for i in range(L + 1)]
+    return [Kept(get, name, packed.rows, C, F, packed.weights) for name in names]
+
+
+def forward(packed: Packed, weights: Weights, heads: int, rooms: list[Kept], get: Buffers) -> Float:
+    """(response rows, C): what the logits and values of the responses are made of."""
+    first = rooms[0]
+    layer = weights.layers[0]
+    nn.embedding_jit(packed.tokens, packed.places, weights.table, weights.places, first.stream1)
+    nn.layer_norm_jit(first.stream1, layer.gain1, layer.shift1, first.means1, first.shares1, first.normed1)
+    for i, layer in enumerate(weights.layers):
+        last = i + 1 == len(weights.layers)
+        room, after = rooms[i], rooms[i + 1]
+        begin = packed.prompt_rows if last else 0
+        spans = packed.spans[packed.prompts :] if last else packed.spans
+        attend(packed, layer, heads, room, begin, spans, get)
+        feed_forward(layer, room, after, begin, *next_norm(weights, i), get)
+    return rooms[-1].normed1[packed.prompt_rows :]
+
+
+def next_norm(weights: Weights, i: int) -> tuple[Float, Float]:
+    """Gain and shift of the norm that comes after block i."""
+    if i + 1 == len(weights.layers):
+        return weights.gain, weights.shift
+    return weights.layers[i + 1].gain1, weights.layers[i + 1].shift1
+
+
+def project(layer: Layer, normed: Float, begin: int, qkv: Float) -> None:
+    """Queries, keys and values; of the rows before `begin` keys and values only."""
+    C = normed.shape[1]
+    if begin:
+        np.matmul(normed[:begin], layer.qkv[:, C:], out=qkv[:begin, C:])
+    np.matmul(normed[begin:], layer.qkv, out=qkv[begin:])
+
+
+def attend(
+    packed: Packed, layer: Layer, heads: int, room: Kept, begin: int, spans: Int, get: Buffers
+) -> None:
+    """The block's first half: stream1, normed1 -> stream2, normed2."""
+    C = room.normed1.shape[1]
+    project(layer, room.normed1, begin, room.qkv)
+    turned = get("turned", C // heads, packed.longest)
+    nn.attention_jit(room.qkv, spans, heads, turned, room.weights, room.mixed)
+    branch = get("branch", packed.rows, C)[begin:]
+    np.matmul(room.mixed[begin:], layer.proj, out=branch)
+    nn.residual_norm_jit(
+        room.stream1[begin:],
+        branch,
+        layer.proj_bias,
+        layer.gain2,
+        layer.shift2,
+        room.means2[begin:],
+        room.shares2[begin:],
+        room.stream2[begin:],
+        room.normed2[begin:],
+    )
+
+
+def slices(begin: int, rows: int) -> Iterator[slice]:
+    """Rows from `begin` on, as many at a time as stay in the cache from one product to the next."""
+    return (slice(row, min(row + CHUNK, rows)) for row in range(begin, rows, CHUNK))
+
+
+def feed_forward(
+    layer: Layer, room: Kept, after: Kept, begin: int, gain: Float, shift: Float, get: Buffers
+) -> None:
+    """The block's second half: stream2, normed2 -> stream1, normed1 of what comes after."""
+    rows, C = room.normed1.shape
+    for some in slices(begin, rows):
+        slopes, active = room.slopes[some], room.active[some]
+        branch = get("branch", len(active), C)
+        np.matmul(room.normed2[some], layer.up, out=slopes)
+        nn.gelu_jit(layer.up_bias, slopes, active)
+        np.matmul(active, layer.down, out=branch)
+        nn.residual_norm_jit(
+            room.stream2[some],
+            branch,
+            layer.down_bias,
+            gain,
+            shift,
+            after.means1[some],
+            after.shares1[some],
+            after.stream1[some],
+            after.normed1[some],
+        )
+
+
+def backward(
+    d_hidden: Float,
+    packed: Packed,
+    weights: Weights,
+    grads: Weights,
+    heads: int,
+    rooms: list[Kept],
+    get: Buffers,
+) -> None:
+    """Accumulates into `grads`, from the gradient of what `forward` gave."""
+    C, begin = d_hidden.shape[1], packed.prompt_rows
+    d_stream = get("d_stream", packed.rows, C)
+    d_stream[begin:] = 0
+    norm_backward(
+        d_hidden,
+        rooms[-1],
+        weights.gain,
+        begin,
+        d_stream,
+        grads.gain,
+        grads.shift,
+        grads.layers[-1].down_bias,
+    )
+    for i in reversed(range(len(weights.layers))):
+        layer, grad, room = weights.layers[i], grads.layers[i], rooms[i]
+        last = i + 1 == len(weights.layers)
+        begin = packed.prompt_rows if last else 0
+        feed_forward_backward(layer, grad, room, begin, d_stream, get)
+        spans = packed.spans[packed.prompts :] if last else packed.spans
+        d_normed = attend_backward(packed, layer, grad, heads, room, begin, spans, d_stream, get)
+        d_stream[:begin] = 0
+        # The embedding is no branch: it has no bias.
+        d_bias = grads.layers[i - 1].down_bias if i else get("nothing", C)
+        if not i:
+            d_bias[:] = 0
+        norm_backward(d_normed, room, layer.gain1, 0, d_stream, grad.gain1, grad.shift1, d_bias)
+    nn.embedding_backward_jit(packed.tokens, packed.places, d_stream, grads.table, grads.places)
+
+
+def norm_backward(
+    d_out: Float,
+    room: Kept,
+    gain: Float,
+    begin: int,
+    d_stream: Float,
+    d_gain: Float,
+    d_shift: Float,
+    d_bias: Float,
+) -> None:
+    """Through a block's first norm; `d_out` are the rows from `begin` on."""
+    nn.layer_norm_backward_jit(
+        d_out,
+        room.stream1[begin:],
+        gain,
+        room.means1[begin:],
+        room.shares1[begin:],
+        d_stream[begin:],
+        d_gain,
+        d_shift,
+        d_bias,
+    )
+
+
+def accumulate(grad: Float, x: Float, d_out: Float, get: Buffers) -> None:
+    """grad += x' d_out."""
+    product = get("product", *grad.shape)
+    np.matmul(x.T, d_out, out=product)
+    grad += product
+
+
+def feed_forward_backward(
+    layer: Layer, grad: Layer, room: Kept, begin: int, d_stream: Float, get: Buffers
+) -> None:
+    """Through the perceptron and the norm before it; the rows from `begin` on."""
+    rows, C = d_stream.shape
+    for some in slices(begin, rows):
+        d_branch, active = d_stream[some], room.active[some]
+        d_active, d_normed = get("d_active", *active.shape), get("d_normed", len(active), C)
+        accumulate(grad.down, active, d_branch, get)
+        np.matmul(d_branch, layer.down.T, out=d_active)
+        nn.gelu_backward_jit(room.slopes[some], d_active, grad.up_bias)
+        accumulate(grad.up, room.normed2[some], d_active, get)
+        np.matmul(d_active, layer.up.T, out=d_normed)
+        nn.layer_norm_backward_jit(
+            d_normed,
+            room.stream2[some],
+            layer.gain2,
+            room.means2[some],
+            room.shares2[some],
+            d_branch,
+            grad.gain2,
+            grad.shift2,
+            grad.proj_bias,
+        )
+
+
+def attend_backward(
+    packed: Packed,
+    layer: Layer,
+    grad: Layer,
+    heads: int,
+    room: Kept,
+    begin: int,
+    spans: Int,
+    d_stream: Float,
+    get: Buffers,
+) -> Float:
+    """Through attention; gives the gradient of all rows of `normed1`."""
+    rows, C = d_stream.shape
+    accumulate(grad.proj, room.mixed[begin:], d_stream[begin:], get)
+    d_mixed = get("d_mixed", rows, C)
+    np.matmul(d_stream[begin:], layer.proj.T, out=d_mixed[begin:])
+    d_qkv = get("d_qkv", rows, 3 * C)
+    d_qkv[:, C:] = 0
+    turned, slopes = get("turned", C // heads, packed.longest), get("slopes", packed.widest)
+    nn.attention_backward_jit(d_mixed, room.qkv, room.weights, spans, heads, turned, slopes, d_qkv)
+    d_normed = get("d_normed", rows, C)
+    if begin:
+        accumulate(grad.qkv[:, C:], room.normed1[:begin], d_qkv[:begin, C:], get)
+        np.matmul(d_qkv[:begin, C:], layer.qkv[:, C:].T, out=d_normed[:begin])
+    accumulate(grad.qkv, room.normed1[begin:], d_qkv[begin:], get)
+    np.matmul(d_qkv[begin:], layer.qkv.T, out=d_normed[begin:])
+    return d_normed

@@ -1,0 +1,52 @@
+"""Room for activations: arrays by name, allocated once, where vectors do not straddle cache lines."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..types import Float
+
+LINE = 64
+"""Bytes of a cache line, and of the widest register."""
+ARENA = 8 << 20
+"""Bytes that are asked for at once: from 4 MiB on NumPy asks the system for large pages."""
+
+
+def aligned(size: int, dtype: np.dtype[Any]) -> Float:
+    """(size,) numbers of whatever value, the first of them at the beginning of a cache line."""
+    if dtype.hasobject:
+        return np.empty(size, dtype)
+    raw = np.empty(size * dtype.itemsize + LINE, np.uint8)
+    begin = -raw.ctypes.data % LINE
+    return raw[begin : begin + size * dtype.itemsize].view(dtype)
+
+
+class Buffers:
+    """Arrays by name; each call gives a view, of whatever it held. They grow, by half at least, and never shrink."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.nbytes = 0
+        self._flat: dict[str, Float] = {}
+        self._arena: Float = np.empty(0, dtype)
+
+    def __call__(self, name: str, *shape: int) -> Float:
+        size = prod(shape)
+        flat = self._flat.get(name)
+        if flat is None or len(flat) < size:
+            flat = self._flat[name] = self._cut(size if flat is None else max(size, len(flat) * 3 // 2))
+        return flat[:size].reshape(shape)
+
+    def _cut(self, size: int) -> Float:
+        """The next `size` numbers, and what is left of their last cache line."""
+        line = max(LINE // self.dtype.itemsize, 1)
+        whole = -(-size // line) * line
+        if len(self._arena) < whole:
+            length = max(whole, ARENA // self.dtype.itemsize)
+            self._arena = aligned(length, self.dtype)
+            self.nbytes += length * self.dtype.itemsize
+        cut, self._arena = self._arena[:size], self._arena[whole:]
+        return cut

@@ -1,0 +1,263 @@
+"""A decoder-only transformer with a value head on the same backbone.
+
+Pre-norm, learned positions, causal attention, GELU, tied embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from kernels import categorical, flops, nn
+
+from ..types import Float, Int, Rollout
+from . import _backbone, _decoding, _work
+from ._buffers import Buffers, aligned
+from ._packed import Packed, pack, pack_prompts, prompts_alone
+from ._weights import Sizes, initialise, size, views
+from .linear import NEVER
+
+Charge: TypeAlias = Callable[[str, flops.Work, int], None]
+
+
+class TransformerPolicy:
+    """Blocks of x + attention(norm x) and x + perceptron(norm x), over prompt, start token and response.
+
+    Sequences are packed without padding, and a prompt that several of them share passes once. A prompt's last token
+    always stands at the same place, so that padding on the left changes nothing; of a longer prompt than
+    `prompt_length` the last tokens count. Queries, keys and values have no bias of their own: the norm before has one.
+
+    Parameters
+    ----------
+    prompt_vocab_size, vocab_size, max_length : int
+        Prompt tokens, response tokens V, and T.
+    prompt_length : int
+        Most tokens of a prompt.
+    layers, width, heads : int
+        Blocks, C, and among how many heads it is divided.
+    shared : bool
+        Whether prompts and responses are written in the same tokens.
+    eos : int or None
+        Token that ends a response; None: every response has T tokens.
+    never : int or None
+        Token that is never sampled (the unknown word).
+    rng : numpy.random.Generator or None
+        Draws the initial weights; without it they are 0, to be filled.
+    dtype : floating dtype
+
+    Attributes
+    ----------
+    params, grads : (size,) arrays, of which all tensors are views.
+    charge : callable ``(kind, Work, tokens)`` or None
+        Where the work goes, as in `LinearPolicy`.
+
+    Notes
+    -----
+    What `logits` returns lies in the policy's workspace, and holds until the next call of `logits`. `values` after
+    `logits` of the same inputs and parameters, or the other way round, only adds its head.
+    """
+
+    def __init__(
+        self,
+        prompt_vocab_size: int,
+        vocab_size: int,
+        max_length: int,
+        *,
+        prompt_length: int,
+        layers: int = 2,
+        width: int = 64,
+        heads: int = 4,
+        shared: bool = False,
+        eos: int | None = None,
+        never: int | None = None,
+        rng: np.random.Generator | None = None,
+        dtype: type[np.floating] = np.float32,
+    ) -> None:
+        for name, given in (("layers", layers), ("width", width), ("heads", heads)):
+            if given < 1:
+                raise ValueError(f"{name}: came as {given}, at least 1 is needed")
+        if width % heads:
+            raise ValueError(f"heads: came as {heads}, a divisor of width ({width}) is needed")
+        self.vocab_size, self.max_length, self.prompt_length = vocab_size, max_length, prompt_length
+        self.eos, self.never = eos, never
+        self.charge: Charge | None = None
+        # Rows of the token table: the response's tokens, the start token, the prompt's.
+        self._offset = 0 if shared else vocab_size + 1
+        tokens = vocab_size + 1 + (0 if shared else prompt_vocab_size)
+        self.sizes = Sizes(tokens, prompt_length + max_length, layers, width, heads)
+        self.params: Float = aligned(size(self.sizes), np.dtype(dtype))
+        self.grads: Float = aligned(len(self.params), np.dtype(dtype))
+        self.params[:] = self.grads[:] = 0
+        self._bind()
+        if rng is not None:
+            initialise(self._w, rng)
+
+    def _bind(self) -> None:
+        self._w, self._g = views(self.params, self.sizes), views(self.grads, self.sizes)
+        self._get = Buffers(self.params.dtype)
+        self._inputs: tuple[Int, Int, Float, Float] | None = None
+        self._packed: Packed | None = None
+
+    def logits(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """Next-token logits (B, T, V) at each response position; 0 where the mask is 0. Keeps activations."""
+        packed, hidden = self._forward(prompts, responses, mask, "logits")
+        out = self._get("logits", *responses.shape, self.vocab_size)
+        rows = out.reshape(-1, self.vocab_size)
+        if packed.whole:
+            self._head(hidden, rows)
+        else:
+            some = self._get("some_logits", len(packed.cells), self.vocab_size)
+            self._head(hidden, some)
+            rows[...] = 0
+            rows[packed.cells] = some
+        self._charge("logits", _work.head(len(hidden), self.sizes.width, self.vocab_size), len(hidden))
+        return out
+
+    def values(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps activations."""
+        packed, hidden = self._forward(prompts, responses, mask, "values")
+        out = np.zeros(mask.shape, self.params.dtype)
+        out.reshape(-1)[packed.cells] = np.matmul(hidden, self._w.value) + self._w.value_bias
+        self._charge("values", _work.value(len(hidden), self.sizes.width), len(hidden))
+        return out
+
+    def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
+        packed = self._pack(prompts, responses, mask)
+        out = np.zeros(responses.shape, self.params.dtype)
+        hidden = self._run(packed, keep=False)
+        some = self._get("free_logits", len(hidden), self.vocab_size)
+        self._head(hidden, some)
+        out.reshape(-1)[packed.cells] = categorical.token_logprobs(some, responses.reshape(-1)[packed.cells])
+        done = _work.head(len(hidden), self.sizes.width, self.vocab_size)
+        done += _work.forward(packed, self.sizes)
+        done += flops.work("token_logprobs", len(hidden), self.vocab_size)
+        self._charge("logprobs", done, len(hidden))
+        return out
+
+    def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
+        """Accumulate gradients for the latest inputs; `d_logits` (B, T, V), `d_values` (B, T)."""
+        packed = self._packed
+        assert packed is not None, "backward() before logits() or values()"
+        C, M = self.sizes.width, len(packed.cells)
+        if not M or (d_logits is None and d_values is None):
+            return
+        hidden = self._hidden
+        d_hidden = self._get("d_picked", M, C)
+        if d_logits is not None:
+            d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed)
+            np.matmul(d_rows, self._w.table[: self.vocab_size], out=d_hidden)
+            _backbone.accumulate(self._g.table[: self.vocab_size], d_rows, hidden, self._get)
+            self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
+        if d_values is not None:
+            slopes = d_values.reshape(-1)[packed.cells]
+            share = self._get("d_from_value", M, C) if d_logits is not None else d_hidden
+            np.multiply(slopes[:, None], self._w.value, out=share)
+            if d_logits is not None:
+                d_hidden += share
+            self._g.value[...] += np.matmul(hidden.T, slopes)
+            self._g.value_bias[...] += slopes.sum()
+            self._charge("values_backward", _work.value_backward(M, C, d_logits is not None), 0)
+        if len(packed.picks) < packed.rows - packed.prompt_rows:
+            spread = self._get("d_hidden", packed.rows - packed.prompt_rows, C)
+            spread[...] = 0
+            spread[packed.picks] = d_hidden
+            d_hidden = spread
+        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, self._rooms, self._get)
+        kind = "backward" if d_logits is not None else "values_backward"
+        self._charge(kind, _work.backward(packed, self.sizes), M)
+
+    def sample(self, prompts: Int, uniforms: Float) -> Rollout:
+        """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
+        B, T = uniforms.shape
+        rollout = _decoding.empty_rollout(B, T, self.params.dtype)
+        if not B or not T:
+            return rollout
+        known = pack_prompts(prompts, self.prompt_length, self._offset)
+        packed = prompts_alone(known, self.sizes.heads)
+        cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._get)
+        done = _work.prefill(packed.rows, packed.seen(packed.spans), self.sizes)
+        scratch = nn.sample_scratch(self.vocab_size, self.params.dtype)
+        slots, tokens = np.arange(B), np.full(B, self.vocab_size)
+        for t in range(T):
+            n = len(slots)
+            room = _decoding.Step.of(self._get, n, self.sizes, self.vocab_size)
+            ends = cache.ends[slots] + t
+            places = np.full(n, self.prompt_length + t)
+            heads = self.sizes.heads
+            _decoding.step(tokens, places, slots, ends, cache, self._w, heads, room, self._get)
+            if self.never is not None:
+                room.logits[:, self.never] = NEVER
+            tokens, logprobs = np.empty(n, np.int64), np.empty(n, self.params.dtype)
+            nn.draw_jit(room.logits, uniforms[slots, t], *scratch, tokens, logprobs)
+            rollout.responses[slots, t] = tokens
+            rollout.mask[slots, t] = 1
+            rollout.logprobs[slots, t] = logprobs
+            done += _work.step(n, int(ends.sum()) + n, self.sizes, self.vocab_size)
+            if self.eos is not None:
+                alive = tokens != self.eos
+                slots, tokens = slots[alive], tokens[alive]
+                if not len(slots):
+                    break
+        self._charge("sample", done, int(np.count_nonzero(rollout.mask)))
+        return rollout
+
+    def clone(self) -> TransformerPolicy:
+        """A copy that shares no memory with this one and charges the same account."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.params = aligned(len(self.params), self.params.dtype)
+        twin.grads = aligned(len(self.params), self.params.dtype)
+        twin.params[:], twin.grads[:] = self.params, 0
+        twin._bind()
+        return twin
+
+    def _pack(self, prompts: Int, responses: Int, mask: Float) -> Packed:
+        sizes = self.sizes
+        return pack(prompts, responses, mask, sizes.heads, self.prompt_length, self.vocab_size, self._offset)
+
+    def _forward(self, prompts: Int, responses: Int, mask: Float, kind: str) -> tuple[Packed, Float]:
+        """The rows that have a logit, computed anew only if inputs or parameters are others than they were."""
+        now = (prompts, responses, mask, self.params)
+        if self._inputs is None or not all(map(np.array_equal, self._inputs, now)):
+            self._packed = self._pack(prompts, responses, mask)
+            self._hidden = self._run(self._packed, keep=True)
+            kept = self._get("params", len(self.params))
+            kept[...] = self.params
+            self._inputs = (prompts.copy(), responses.copy(), mask.copy(), kept)
+            self._charge(kind, _work.forward(self._packed, self.sizes), 0)
+        assert self._packed is not None
+        return self._packed, self._hidden
+
+    def _run(self, packed: Packed, keep: bool) -> Float:
+        """The last norm's output where there is a logit."""
+        rooms = _backbone.kept(self._get, packed, self._w, keep)
+        if keep:
+            self._rooms = rooms
+        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, self._get)
+        if len(packed.picks) == len(hidden):
+            return hidden
+        picked = self._get("hidden" if keep else "free_hidden", len(packed.picks), self.sizes.width)
+        return np.take(hidden, packed.picks, axis=0, out=picked)
+
+    def _head(self, hidden: Float, out: Float) -> None:
+        """Writes logits (rows, V)."""
+        np.matmul(hidden, self._w.table[: self.vocab_size].T, out=out)
+        if self.never is not None:
+            out[:, self.never] = NEVER
+
+    def _picked(self, d_rows: Float, packed: Packed) -> Float:
+        """The rows that have a logit, without what would go to a constant."""
+        if packed.whole and self.never is None:
+            return d_rows
+        some = self._get("d_some", len(packed.cells), self.vocab_size)
+        np.take(d_rows, packed.cells, axis=0, out=some)
+        if self.never is not None:
+            some[:, self.never] = 0
+        return some
+
+    def _charge(self, kind: str, done: flops.Work, tokens: int) -> None:
+        if self.charge is not None:
+            self.charge(kind, done, tokens)

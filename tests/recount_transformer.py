@@ -1,0 +1,50 @@
+"""Every method of the transformer on numbers that count their own operations, beside what it charges.
+
+A program of its own (``NUMBA_DISABLE_JIT=1 python recount_transformer.py``): it prints a list of calls in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+
+import counted
+import numpy as np
+from recount import recount
+from test_transformer import MASK, PROMPTS, RESPONSES, make
+
+
+def calls(policy, mask):
+    d_logits, d_values = np.ones((*mask.shape, 5)), np.ones(mask.shape)
+    yield "logits", lambda: policy.logits(PROMPTS, RESPONSES, mask)
+    yield "values after logits", lambda: policy.values(PROMPTS, RESPONSES, mask)
+    yield "both gradients", lambda: policy.backward(recount(d_logits), recount(d_values))
+    yield "gradient of the logits", lambda: policy.backward(recount(d_logits))
+    yield "gradient of the values", lambda: policy.backward(None, recount(d_values))
+    yield "values", lambda: policy.values(PROMPTS[1:], RESPONSES[1:], mask[1:])
+    yield "logprobs", lambda: policy.logprobs(PROMPTS, RESPONSES, mask)
+    uniforms = np.random.default_rng(3).random(mask.shape)
+    yield "sample", lambda: policy.sample(PROMPTS, uniforms)
+
+
+def main():
+    found = []
+    for options in ({}, {"layers": 1, "never": 2}):
+        for mask in (MASK, np.ones_like(MASK)):
+            policy = make(**options)
+            params = policy.params
+            policy.params = recount(params)
+            policy.grads = recount(np.zeros(len(params)))
+            policy._bind()
+            charged = []
+            policy.charge = lambda kind, work, tokens, charged=charged: charged.append(work)
+            for name, call in calls(policy, mask):
+                charged.clear()
+                counted.reset()
+                call()
+                total = [sum(work[i] for work in charged) for i in range(2)]
+                found.append({"call": f"{name} {options}", "charged": total, "executed": counted.counts()})
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

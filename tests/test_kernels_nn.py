@@ -1,0 +1,166 @@
+"""Kernels of the transformer against their twins, gradients by central differences, work, packing and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import nn_cases as table
+import numba
+import numpy as np
+import pytest
+from differences import gradient
+from numba.core.runtime import rtsys
+from test_kernels_guards import optimised, unpacked_loops
+
+from kernels import flops, nn, reference_nn
+
+JIT = not numba.config.DISABLE_JIT
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
+DTYPE = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: dtype.__name__)
+SIZE = pytest.mark.parametrize("size", table.SIZES, ids=str)
+NAME = pytest.mark.parametrize("name", sorted(table.CASES))
+
+
+def near(got, want, dtype, what=""):
+    np.testing.assert_allclose(got, want, rtol=TOLERANCE[dtype], atol=10 * TOLERANCE[dtype], err_msg=what)
+
+
+@DTYPE
+@SIZE
+def test_forward_equals_the_twin(dtype, size):
+    x = table.inputs(size, dtype)
+    near(table.run("embedding", x)["out"], reference_nn.embedding(*x.ids, x.table, x.places), dtype)
+    normed = reference_nn.layer_norm(*map(wide, (x.x, x.gain, x.shift)))
+    near(table.run("layer_norm", x)["out"], normed, dtype)
+    found = table.run("residual_norm", x)
+    stream = wide(x.x) + wide(x.branch) + wide(x.bias)
+    near(found["stream"], stream, dtype)
+    near(found["out"], reference_nn.layer_norm(stream, *map(wide, (x.gain, x.shift))), dtype)
+    near(table.run("gelu", x)["out"], reference_nn.gelu(wide(x.branch), wide(x.bias)), dtype)
+    mixed = reference_nn.attention(wide(x.qkv), x.spans, size.heads)
+    near(table.run("attention", x)["out"], mixed, dtype)
+
+
+def wide(array):
+    return np.asarray(array, np.float64)
+
+
+@DTYPE
+@SIZE
+def test_layer_norm_backward_equals_the_twin(dtype, size):
+    x = table.inputs(size, dtype)
+    found = table.run("layer_norm_backward", x)
+    d_x, d_gain, d_shift = reference_nn.layer_norm_backward(*map(wide, (x.d_out, x.x, x.gain)))
+    near(found["d_x"], 1 + d_x, dtype)
+    near(found["d_gain"], 1 + d_gain, dtype)
+    near(found["d_shift"], 1 + d_shift, dtype)
+    near(found["d_bias"], 1 + (1 + d_x).sum(axis=0), dtype)
+
+
+@pytest.mark.parametrize("size", table.SMALL, ids=str)
+def test_gradients_by_central_differences(size):
+    x = table.inputs(size, np.float64)
+
+    def check(function, at, claimed):
+        np.testing.assert_allclose(claimed, gradient(function, at), atol=1e-7)
+
+    found = table.run("gelu_backward", x)
+    check(lambda z: (reference_nn.gelu(z, x.bias) * x.d_out).sum(), x.branch, found["d_out"])
+    check(lambda b: (reference_nn.gelu(x.branch, b) * x.d_out).sum(), x.bias, found["d_bias"] - 1)
+    d_qkv = table.run("attention_backward", x)["d_qkv"]
+    used = np.concatenate([np.arange(a, a + n) for a, n in x.spans[:, :2]])
+    d_qkv[:, size.C :] -= 1  # what was there
+
+    def mixed(qkv):
+        return (reference_nn.attention(qkv, x.spans, size.heads)[used] * x.d_out[used]).sum()
+
+    check(mixed, x.qkv, d_qkv)
+    found = table.run("embedding_backward", x)
+    check(
+        lambda t: (reference_nn.embedding(*x.ids, t, x.places) * x.d_out).sum(),
+        x.table,
+        found["d_table"] - 1,
+    )
+    check(
+        lambda p: (reference_nn.embedding(*x.ids, x.table, p) * x.d_out).sum(),
+        x.places,
+        found["d_places"] - 1,
+    )
+
+
+@DTYPE
+@SIZE
+def test_a_step_with_cache_equals_the_last_row_of_attention(dtype, size):
+    x = table.inputs(size, dtype)
+    first, count, before, prefix = x.spans[-1, :4]
+    want = reference_nn.attention(wide(x.qkv), x.spans[-1:], size.heads)
+    J, heads = prefix + count, size.heads
+    keys, values = np.full((2, 1, size.C, J), np.nan, dtype)
+    values = values.reshape(1, J, size.C)
+    nn.fill_cache_jit(x.qkv, np.array([before]), np.array([prefix]), keys, values)
+    flat = keys.reshape(size.C, J), values.reshape(J, size.C)
+    out, row = np.empty((1, size.C), dtype), np.empty(J, dtype)
+    for i in range(count):
+        fresh = x.qkv[first + i : first + i + 1]
+        nn.attention_step_jit(fresh, np.array([0]), np.array([prefix + i]), heads, *flat, row, out)
+        near(out[0], want[first + i], dtype)
+
+
+@DTYPE
+def test_scores_far_apart_and_large_inputs_stay_finite(dtype):
+    x = table.inputs(table.SIZES[0], dtype)
+    x.qkv[...] *= 300
+    out = table.run("attention", x)["out"]
+    assert np.isfinite(out).all()
+    near(out / 300, reference_nn.attention(wide(x.qkv), x.spans, table.SIZES[0].heads) / 300, dtype)
+    x.branch[...] *= 50
+    found = table.run("gelu", x)
+    assert np.isfinite(found["out"]).all()
+    assert np.isfinite(found["x"]).all()
+
+
+@pytest.mark.parametrize("name", sorted(table.WORK))
+def test_work_is_counted_exactly(name, counts):
+    for entry in counts[name]:
+        assert tuple(entry["counted"]) == flops.work(name, *entry["shape"]), entry
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory):
+    target = tmp_path_factory.mktemp("nn") / "counts.json"
+    subprocess.run(
+        [sys.executable, str(Path(table.__file__)), str(target)],
+        check=True,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+    )
+    return json.loads(target.read_text())
+
+
+@pytest.mark.skipif(not JIT, reason="nothing is compiled")
+@NAME
+@DTYPE
+def test_nothing_is_allocated(name, dtype):
+    function, arguments = table.CASES[name](table.inputs(table.SIZES[1], dtype))
+    function(*arguments)
+    before = rtsys.get_allocation_stats().mi_alloc
+    function(*arguments)
+    wrapped = sum(isinstance(a, np.ndarray) for a in arguments)
+    assert rtsys.get_allocation_stats().mi_alloc - before == wrapped
+
+
+@pytest.mark.skipif(
+    not JIT or platform.machine().lower() not in {"x86_64", "amd64"} or bool(numba.config.BOUNDSCHECK),
+    reason="packed loops are known for x86-64 only, and checks of bounds undo them",
+)
+@NAME
+@DTYPE
+def test_hot_loops_are_packed(name, dtype):
+    function, arguments = table.CASES[name](table.inputs(table.SIZES[1], dtype))
+    function(*arguments)
+    for signature in function.signatures:
+        assert not unpacked_loops(optimised(function, signature)), signature

@@ -1,0 +1,198 @@
+"""The transformer: gradients by central differences, padding, cache, memory, work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from differences import gradient
+
+from rlhfbench.policies.transformer import TransformerPolicy
+
+# Two share a prompt, one prompt is empty, one response has a hole and one does not count at all.
+PROMPTS = np.array([[-1, 2, 3], [0, 1, 6], [-1, -1, -1], [0, 1, 6], [-1, -1, 5], [-1, 4, 4]])
+RESPONSES = np.array([[1, 0, 4, 0], [2, 3, 1, 4], [3, 3, 3, 3], [4, 0, 0, 0], [1, 2, 2, 1], [1, 1, 1, 1]])
+MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+
+
+COMPILED = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
+
+
+def make(dtype=np.float64, **options):
+    rng = np.random.default_rng(0)
+    sizes = {"prompt_length": 3, "layers": 2, "width": 8, "heads": 2, "eos": 4} | options
+    policy = TransformerPolicy(7, 5, 4, rng=rng, dtype=dtype, **sizes)
+    policy.params += 0.3 * rng.normal(size=policy.params.size).astype(dtype)
+    return policy
+
+
+@COMPILED
+@pytest.mark.parametrize("options", [{}, {"layers": 1}, {"never": 0}, {"heads": 1, "layers": 3}], ids=str)
+@pytest.mark.parametrize("mask", [MASK, np.ones_like(MASK)], ids=["some", "all"])
+def test_gradients_by_central_differences(options, mask):
+    policy, mask = make(**options), mask.astype(float)
+    rng = np.random.default_rng(1)
+    d_logits, d_values = rng.normal(size=(*MASK.shape, 5)), rng.normal(size=MASK.shape)
+    never = options.get("never")
+
+    def objective(params):
+        policy.params[:] = params
+        logits, values = policy.logits(PROMPTS, RESPONSES, mask), policy.values(PROMPTS, RESPONSES, mask)
+        logits = np.where(np.arange(5) == never, 0, logits)
+        return float((logits * d_logits).sum() + (values * d_values).sum())
+
+    start = policy.params.copy()
+    objective(start)
+    policy.backward(d_logits, d_values)
+    np.testing.assert_allclose(policy.grads, gradient(objective, start), atol=1e-6)
+    objective(start)
+    both = policy.grads.copy()
+    policy.grads[:] = 0
+    policy.backward(d_logits)
+    policy.backward(None, d_values)
+    np.testing.assert_allclose(policy.grads, both, atol=1e-12)
+
+
+def test_logprobs_are_those_of_the_logits_and_keep_nothing():
+    policy, mask = make(), MASK.astype(float)
+    logits = policy.logits(PROMPTS, RESPONSES, mask).copy()
+    d = np.ones_like(logits)
+    policy.backward(d)
+    before, policy.grads[:] = policy.grads.copy(), 0
+    logprobs = policy.logprobs(PROMPTS[::-1], RESPONSES[::-1], mask[::-1])[::-1]
+    policy.backward(d)
+    np.testing.assert_array_equal(policy.grads, before)
+    want = np.take_along_axis(logits, RESPONSES[..., None], -1)[..., 0] - np.log(np.exp(logits).sum(-1))
+    np.testing.assert_allclose(logprobs, want * mask, atol=1e-12)
+    assert not logits[mask == 0].any()
+
+
+def test_values_after_logits_cost_a_head_alone_and_a_changed_parameter_is_seen():
+    policy, mask, seen = make(), MASK.astype(float), []
+    policy.params[-9:] = np.arange(9)
+    policy.charge = lambda kind, work, tokens: seen.append((kind, work.flops))
+    policy.logits(PROMPTS, RESPONSES, mask)
+    values = policy.values(PROMPTS, RESPONSES, mask)
+    *_, (kind, flops) = seen
+    assert (kind, flops) == ("values", mask.sum() * 2 * 8)
+    np.testing.assert_array_equal(policy.clone().values(PROMPTS, RESPONSES, mask), values)
+    policy.params[:] *= 0.5
+    assert np.abs(policy.values(PROMPTS, RESPONSES, mask) - values).max() > 0.1
+
+
+def test_padding_and_the_order_of_the_batch_change_nothing():
+    policy, mask = make(), MASK.astype(float)
+    want = policy.logprobs(PROMPTS, RESPONSES, mask)
+    after = np.where(np.cumsum(MASK[:, ::-1], axis=1)[:, ::-1] > 0, RESPONSES, 3)
+    np.testing.assert_array_equal(policy.logprobs(PROMPTS, after, mask), want)
+    wide = np.pad(PROMPTS, ((0, 0), (2, 0)), constant_values=-1)
+    np.testing.assert_array_equal(make(prompt_length=3).logprobs(wide, RESPONSES, mask), want)
+    order = np.random.default_rng(0).permutation(len(MASK))
+    moved = policy.logprobs(PROMPTS[order], RESPONSES[order], mask[order])
+    np.testing.assert_allclose(moved, want[order], atol=1e-13)
+    for b in range(len(MASK)):
+        one = policy.logprobs(PROMPTS[b : b + 1], RESPONSES[b : b + 1], mask[b : b + 1])
+        np.testing.assert_allclose(one[0], want[b], atol=1e-13)
+
+
+def test_of_a_prompt_that_is_too_long_the_last_tokens_count():
+    policy, mask = make(), MASK.astype(float)
+    longer = np.concatenate([np.full((6, 2), 5), np.where(PROMPTS < 0, 1, PROMPTS)], axis=1)
+    np.testing.assert_array_equal(
+        policy.logprobs(longer, RESPONSES, mask), policy.logprobs(longer[:, 2:], RESPONSES, mask)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sampling_with_the_cache_gives_the_logprobs_of_the_whole(dtype):
+    policy = make(dtype)
+    prompts = np.repeat(PROMPTS, 50, axis=0)
+    rollout = policy.sample(prompts, np.random.default_rng(0).random((300, 4)))
+    again = policy.logprobs(prompts, rollout.responses, rollout.mask)
+    np.testing.assert_allclose(rollout.logprobs, again, atol=1e-5 if dtype is np.float32 else 1e-13)
+    ended = (rollout.responses == 4) & (rollout.mask > 0)
+    lengths = rollout.mask.sum(axis=1)
+    assert set(lengths) == {1, 2, 3, 4}
+    assert ((lengths == 4) | (ended.sum(axis=1) == 1)).all()
+    assert not rollout.responses[rollout.mask == 0].any()
+
+
+@COMPILED
+def test_samples_follow_the_probabilities():
+    policy, n = make(np.float32), 20_000
+    prompts = np.repeat(PROMPTS[1:2], n, axis=0)
+    rollout = policy.sample(prompts, np.random.default_rng(0).random((n, 4)))
+    counts = np.bincount(rollout.responses[:, 0], minlength=5) / n
+    logits = policy.logits(PROMPTS[1:2], RESPONSES[1:2], np.ones((1, 4), np.float32))[0, 0]
+    np.testing.assert_allclose(counts, np.exp(logits) / np.exp(logits).sum(), atol=5 * np.sqrt(0.25 / n))
+
+
+def test_a_forbidden_token_is_never_sampled():
+    policy = make(np.float32, never=0)
+    rollout = policy.sample(PROMPTS, np.zeros((6, 4)))
+    assert (rollout.responses[rollout.mask > 0] != 0).all()
+
+
+def test_empty_batches_and_all_masked_ones():
+    policy = make()
+    policy.logits(PROMPTS, RESPONSES, np.zeros(MASK.shape))
+    policy.backward(np.ones((*MASK.shape, 5)), np.ones(MASK.shape))
+    assert not policy.grads.any()
+    assert policy.logits(PROMPTS[:0], RESPONSES[:0], MASK[:0].astype(float)).shape == (0, 4, 5)
+    assert policy.sample(PROMPTS[:0], np.zeros((0, 4))).responses.shape == (0, 4)
+
+
+def test_a_clone_shares_no_memory_and_gives_the_same():
+    policy, mask = make(), MASK.astype(float)
+    twin = policy.clone()
+    assert not np.shares_memory(policy.params, twin.params)
+    want = policy.logits(PROMPTS, RESPONSES, mask)
+    got = twin.logits(PROMPTS, RESPONSES, mask)
+    assert not np.shares_memory(want, got)
+    np.testing.assert_array_equal(want, got)
+    twin.backward(np.ones_like(got))
+    assert twin.grads.any()
+    assert not policy.grads.any()
+
+
+def test_a_second_step_needs_no_more_room():
+    policy, mask = make(np.float32), MASK.astype(np.float32)
+
+    def step():
+        policy.logits(PROMPTS, RESPONSES, mask)
+        policy.values(PROMPTS, RESPONSES, mask)
+        policy.backward(np.ones((*MASK.shape, 5), np.float32), np.ones(MASK.shape, np.float32))
+        policy.sample(PROMPTS, np.zeros((6, 4)))
+        return {name: flat.ctypes.data for name, flat in policy._get._flat.items()}
+
+    assert step() == step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"heads": 3}, r"^heads: came as 3, a divisor of width \(8\)"), ({"layers": 0}, r"^layers: came as 0")],
+)
+def test_sizes_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_work_equals_the_operations_executed():
+    program = Path(__file__).with_name("recount_transformer.py")
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for entry in json.loads(done.stdout):
+        assert entry["charged"] == entry["executed"], entry["call"]
+        assert entry["executed"][0] > 0
