@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed kernels package goes first
 
 from benchmarks.bench_transformer import Setup
 from kernels import categorical, policy_gradient
