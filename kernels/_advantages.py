@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
-from ._lanemath import fma, total, where_less, where_positive
+from ._lanemath import fma, total, where_positive
 from ._lanes import load, load_part, splat, store, store_part, width
-from ._row import as_row, at, length, narrow, put, row_of
+from ._row import as_row, at, length, narrow
 from ._veclog import exp_remainder
 from ._vecmath import BLOCK, fused, inlined, vector_loops, wide
-from ._weights import divisor, tail, valid
+from ._weights import divisor, tail, total_weight, valid
 
 
 @jit
@@ -43,126 +43,45 @@ def k3_jit(logprobs, ref_logprobs, out):
         out[n] = exp_remainder(ref_logprobs[n] - logprobs[n])
 
 
-# What a token hands to the one before it is s = gamma (value + lam advantage), and its advantage is reward - value + s
-# of the next. So s = gamma lam reward + gamma (1 - lam) value + gamma lam s of the next: one recurrence. All else goes
-# element by element, over blocks of whole rows that stay in the first-level cache between the three passes.
-GAE_BLOCK = 1024
-TOGETHER = 4  # rows whose recurrences run side by side, for each alone waits for its last step
-
-
 @inlined
-def rows_at_once(T):
-    """Rows of T elements that make a block of `gae_jit`."""
-    return max(GAE_BLOCK // (TOGETHER * T), 1) * TOGETHER
-
-
-@inlined
-def _own_terms(reward, value, weight, decay, rest, zero, one):
-    """Of one token: its own part of s, and what s of the next is multiplied by. Padding hands on what it gets."""
-    own = fma(where_positive(weight, value), rest, where_positive(weight, reward) * decay)
-    return own, where_less(zero, weight, decay, one)
-
-
-@jit
-def _write_terms(rewards, values, mask, start, stop, decay, rest, own, keep):
-    """Writes own and keep[start:stop]; returns the sum of the weights."""
-    zero, one, bad = narrow(0.0, mask), splat(narrow(1.0, mask), mask), narrow(np.nan, mask)
-    v = tail(mask, start, stop)
-    weight = load_part(mask, v, stop, zero)
-    reward, value = load_part(rewards, v, stop, zero), load_part(values, v, stop, zero)
-    count = valid(weight, zero, bad)
-    term, factor = _own_terms(reward, value, weight, decay, rest, zero, one)
-    store_part(own, v, stop, term)
-    store_part(keep, v, stop, factor)
-    for n in range(start, v, width(mask)):
-        weight = load(mask, n)
-        count = count + valid(weight, zero, bad)
-        term, factor = _own_terms(load(rewards, n), load(values, n), weight, decay, rest, zero, one)
-        store(own, n, term)
-        store(keep, n, factor)
-    return total(count)
-
-
-@fused
-def _hand_back(own, keep):
-    """Writes s of the next token in place of each token's own part of s."""
-    s = narrow(0.0, own)
-    for i in range(length(own)):
-        t = length(own) - 1 - i
-        term = at(own, t)
-        put(own, t, s)
-        s = term + at(keep, t) * s
-
-
-@fused
-def _hand_back_together(own_a, own_b, own_c, own_d, keep_a, keep_b, keep_c, keep_d):
-    """`_hand_back` of four rows of one length."""
-    a = narrow(0.0, own_a)
-    b, c, d = a, a, a
-    for i in range(length(own_a)):
-        t = length(own_a) - 1 - i
-        term_a, term_b, term_c, term_d = at(own_a, t), at(own_b, t), at(own_c, t), at(own_d, t)
-        put(own_a, t, a)
-        put(own_b, t, b)
-        put(own_c, t, c)
-        put(own_d, t, d)
-        a, b = term_a + at(keep_a, t) * a, term_b + at(keep_b, t) * b
-        c, d = term_c + at(keep_c, t) * c, term_d + at(keep_d, t) * d
-
-
-@inlined
-def _sums(reward, value, weight, following):
-    """Advantage and return of one token."""
-    value = where_positive(weight, value)
-    advantage = where_positive(weight, where_positive(weight, reward) - value + following)
-    return advantage, advantage + value
-
-
-@jit
-def _write_sums(rewards, values, mask, start, stop, advantages, returns):
-    """Writes advantages[start:stop], where s of the next token stood, and returns."""
-    zero = narrow(0.0, mask)
-    v = tail(mask, start, stop)
-    for n in range(start, v, width(mask)):
-        advantage, gain = _sums(load(rewards, n), load(values, n), load(mask, n), load(advantages, n))
-        store(advantages, n, advantage)
-        store(returns, n, gain)
-    reward, value = load_part(rewards, v, stop, zero), load_part(values, v, stop, zero)
-    weight, following = load_part(mask, v, stop, zero), load_part(advantages, v, stop, zero)
-    advantage, gain = _sums(reward, value, weight, following)
-    store_part(advantages, v, stop, advantage)
-    store_part(returns, v, stop, gain)
+def _gae_row(rewards, values, mask, gamma, decay, advantages, returns):
+    """Four loops over a row that stays in the cache: only the third, where each token waits for the next, is slow."""
+    vector_loops()
+    T = mask.shape[0]
+    zero = type(mask[0])(0.0)
+    one = type(mask[0])(1.0)
+    following = zero
+    for i in range(T):  # the value of the next token that counts
+        last = np.uint64(T - 1 - i)  # of a signed index Numba would ask each time whether it is negative
+        returns[last] = following
+        following = values[last] if mask[last] > zero else following
+    for t in range(T):  # the one-step error, and what the next advantage is multiplied by
+        on = mask[t] > zero
+        reward = rewards[t] if on else zero
+        value = values[t] if on else zero
+        delta = reward + gamma * returns[t] - value
+        advantages[t] = delta if on else zero
+        returns[t] = decay if on else one
+    carried = zero
+    for i in range(T):
+        last = np.uint64(T - 1 - i)
+        carried = advantages[last] + returns[last] * carried
+        advantages[last] = carried
+    for t in range(T):
+        on = mask[t] > zero
+        advantage = advantages[t]
+        gain = advantage + (values[t] if on else zero)
+        returns[t] = gain if on else zero
+        advantages[t] = advantage if on else zero
 
 
 @jit
 def gae_jit(rewards, values, mask, gamma, lam, advantages, returns):
-    """Writes advantages, returns (B, T); T >= 1. Returns the mask's sum, NaN where a weight is wrong."""
-    B, T = rewards.shape
+    """Writes advantages, returns (B, T); T >= 1. Returns `total_weight` of the mask."""
     K = rewards.dtype.type
-    decay, rest = K(gamma * lam), K(gamma * (1.0 - lam))
-    r, v, m, own, keep = as_row(rewards), as_row(values), as_row(mask), as_row(advantages), as_row(returns)
-    count = np.float64(0.0)
-    step = rows_at_once(T)
-    for first in range(0, B, step):
-        last = min(first + step, B)
-        count = count + _write_terms(r, v, m, first * T, last * T, decay, rest, own, keep)
-        b = first
-        while b + TOGETHER <= last:
-            _hand_back_together(
-                row_of(advantages, b),
-                row_of(advantages, b + 1),
-                row_of(advantages, b + 2),
-                row_of(advantages, b + 3),
-                row_of(returns, b),
-                row_of(returns, b + 1),
-                row_of(returns, b + 2),
-                row_of(returns, b + 3),
-            )
-            b += TOGETHER
-        for n in range(b, last):
-            _hand_back(row_of(advantages, n), row_of(returns, n))
-        _write_sums(r, v, m, first * T, last * T, own, keep)
-    return divisor(count)
+    for b in range(rewards.shape[0]):
+        _gae_row(rewards[b], values[b], mask[b], K(gamma), K(gamma * lam), advantages[b], returns[b])
+    return total_weight(mask)
 
 
 @inlined

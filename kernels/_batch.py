@@ -131,7 +131,7 @@ def over_rows(kernel: Callable[..., Any], threads: Any, *arrays: Array) -> int:
     """
     rows = as_rows(arrays)
     if type(threads) is int and threads == 1 and rows[0].ndim == 2:
-        return kernel(*rows) or 0
+        return (kernel(*rows) or 0) if len(rows[0]) else 0
     return _share_out(kernel, threads, rows)
 
 

@@ -181,7 +181,7 @@ def _pair(out: Any, chosen: Any, rejected: Any) -> tuple[Any, Any]:
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out: came as {type(out).__name__}, a tuple of two arrays is needed")
     for one, other in (out, (out[0], rejected), (out[1], chosen)):
-        if isinstance(one, np.ndarray) and np.may_share_memory(one, np.asarray(other)):
+        if isinstance(one, np.ndarray) and _check.may_overlap(one, np.asarray(other)):
             raise ValueError(
                 "out: one of its arrays overlaps the other, or the other's logits, apart is needed"
             )

@@ -209,7 +209,7 @@ FORMULAS: dict[str, Formula] = {
     "k1": _each(1),
     "k2": _each(3),
     "k3": _each(4, 1),
-    "gae": _rows(lambda T: Work(9 * T - 1, 0), once=Work(1, 0)),
+    "gae": _rows(lambda T: Work(7 * T, 0), once=Work(1, 0)),
     "whiten": _whiten,
     "ppo_clip": _each(12, 1, once=Work(7, 0)),
     "grpo": _rows(lambda T: Work(24 * T + 3 * _blocks(T) + 5, 2 * T), once=Work(3, 0)),  # with a reference

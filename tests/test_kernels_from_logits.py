@@ -366,3 +366,14 @@ def test_a_token_may_be_impossible():
     found = f.sft_from_logits(x, [1, 0])
     assert found.loss == np.inf
     assert np.isfinite(found.d_logits).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_side_of_the_pairs_may_be_empty_beside_rows_apart(threads):
+    rejected = np.zeros((2, 4, 4))[:, :-1]
+    result = f.dpo_from_logits(
+        np.zeros((2, 0, 4)), rejected, np.zeros((2, 0), int), np.zeros((2, 3), int), *np.zeros((2, 2)), 0.1,
+        threads=threads,
+    )  # fmt: skip
+    assert np.isfinite(result.loss)
+    assert result.d_chosen_logits.shape == (2, 0, 4)

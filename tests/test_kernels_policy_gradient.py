@@ -184,6 +184,16 @@ def test_whiten_of_equal_elements_is_zero():
     assert not g.whiten(np.full(5000, 0.1, np.float32), RNG(13).random(5000) < 0.5).any()
 
 
+@pytest.mark.parametrize("lam", [0.95, 0.999, 1.0])
+def test_gae_loses_no_digits_where_values_are_large(lam):
+    """One-step errors are differences of neighbouring values, small as those may be beside the values themselves."""
+    values = (100 + RNG(15).standard_normal((4, 1024))).astype(np.float32)
+    rewards = np.zeros_like(values)
+    rewards[:, -1] = 100
+    found, exact = (module.gae(rewards, values, np.ones((4, 1024)), 1.0, lam)[0] for module in (g, reference))
+    assert np.abs(found - exact).max() < 2e-5
+
+
 @pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="counted in plain Python")
 @pytest.mark.parametrize("shape", [(1, 300), (5, 500)])
 @pytest.mark.parametrize(
