@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
-from ._lanemath import fma, total, where_positive
+from ._lanemath import fma, total, where_less, where_positive
 from ._lanes import load, load_part, splat, store, store_part, width
-from ._row import as_row, at, length, narrow
+from ._row import as_row, at, length, narrow, put, row_of
 from ._veclog import exp_remainder
 from ._vecmath import BLOCK, fused, inlined, vector_loops, wide
-from ._weights import divisor, tail, total_weight, valid
+from ._weights import divisor, tail, valid
 
 
 @jit
@@ -43,45 +43,143 @@ def k3_jit(logprobs, ref_logprobs, out):
         out[n] = exp_remainder(ref_logprobs[n] - logprobs[n])
 
 
+# Only two of five steps go token by token: looking for the value of the next token that counts, and the recurrence. Of
+# these, rows go together; all else goes in vectors, over blocks of whole rows that stay in the first-level cache.
+GAE_BLOCK = 1024
+TOGETHER = 4  # rows side by side, for each alone waits for its last step
+
+
 @inlined
-def _gae_row(rewards, values, mask, gamma, decay, advantages, returns):
-    """Four loops over a row that stays in the cache: only the third, where each token waits for the next, is slow."""
-    vector_loops()
-    T = mask.shape[0]
-    zero = type(mask[0])(0.0)
-    one = type(mask[0])(1.0)
-    following = zero
-    for i in range(T):  # the value of the next token that counts
-        last = np.uint64(T - 1 - i)  # of a signed index Numba would ask each time whether it is negative
-        returns[last] = following
-        following = values[last] if mask[last] > zero else following
-    for t in range(T):  # the one-step error, and what the next advantage is multiplied by
-        on = mask[t] > zero
-        reward = rewards[t] if on else zero
-        value = values[t] if on else zero
-        delta = reward + gamma * returns[t] - value
-        advantages[t] = delta if on else zero
-        returns[t] = decay if on else one
-    carried = zero
-    for i in range(T):
-        last = np.uint64(T - 1 - i)
-        carried = advantages[last] + returns[last] * carried
-        advantages[last] = carried
-    for t in range(T):
-        on = mask[t] > zero
-        advantage = advantages[t]
-        gain = advantage + (values[t] if on else zero)
-        returns[t] = gain if on else zero
-        advantages[t] = advantage if on else zero
+def rows_at_once(T):
+    """Rows of T elements that make a block of `gae_jit`."""
+    return max(GAE_BLOCK // (TOGETHER * T), 1) * TOGETHER
+
+
+@inlined
+def _latest(weight, value, following):
+    return value if weight > 0 else following
+
+
+@jit
+def _write_following(values, mask, b, rows, out):
+    """Writes out, rows from b on, one or `TOGETHER`: the value of the next token that counts, or 0."""
+    v, m, o = row_of(values, b), row_of(mask, b), row_of(out, b)
+    last = length(v) - 1
+    following = type(at(v, 0))(0.0)  # a number of the arrays' own kind
+    if rows == 1:
+        for i in range(last + 1):
+            put(o, last - i, following)
+            following = _latest(at(m, last - i), at(v, last - i), following)
+        return
+    v1, m1, o1 = row_of(values, b + 1), row_of(mask, b + 1), row_of(out, b + 1)
+    v2, m2, o2 = row_of(values, b + 2), row_of(mask, b + 2), row_of(out, b + 2)
+    v3, m3, o3 = row_of(values, b + 3), row_of(mask, b + 3), row_of(out, b + 3)
+    following1, following2, following3 = following, following, following
+    for i in range(last + 1):
+        t = last - i
+        put(o, t, following)
+        put(o1, t, following1)
+        put(o2, t, following2)
+        put(o3, t, following3)
+        following = _latest(at(m, t), at(v, t), following)
+        following1 = _latest(at(m1, t), at(v1, t), following1)
+        following2 = _latest(at(m2, t), at(v2, t), following2)
+        following3 = _latest(at(m3, t), at(v3, t), following3)
+
+
+@inlined
+def _errors(reward, value, weight, following, gamma, decay, zero, one):
+    """Of one token: its one-step error, and what the next advantage is multiplied by. Padding hands on what it gets."""
+    error = fma(following, gamma, where_positive(weight, reward)) - where_positive(weight, value)
+    return where_positive(weight, error), where_less(zero, weight, decay, one)
+
+
+@jit
+def _write_errors(rewards, values, mask, start, stop, gamma, decay, errors, keep):
+    """Writes errors[start:stop], where the following values stood, and keep; returns the sum of the weights."""
+    zero, one, bad = narrow(0.0, mask), splat(narrow(1.0, mask), mask), narrow(np.nan, mask)
+    v = tail(mask, start, stop)
+    weight = load_part(mask, v, stop, zero)
+    count = valid(weight, zero, bad)
+    reward, value = load_part(rewards, v, stop, zero), load_part(values, v, stop, zero)
+    following = load_part(errors, v, stop, zero)
+    error, factor = _errors(reward, value, weight, following, gamma, decay, zero, one)
+    store_part(errors, v, stop, error)
+    store_part(keep, v, stop, factor)
+    for n in range(start, v, width(mask)):
+        weight = load(mask, n)
+        count = count + valid(weight, zero, bad)
+        reward, value, following = load(rewards, n), load(values, n), load(errors, n)
+        error, factor = _errors(reward, value, weight, following, gamma, decay, zero, one)
+        store(errors, n, error)
+        store(keep, n, factor)
+    return total(count)
+
+
+@fused
+def _carry(errors, keep, b, rows):
+    """Writes advantages in place of errors, rows from b on, one or `TOGETHER`."""
+    e, k = row_of(errors, b), row_of(keep, b)
+    last = length(e) - 1
+    carried = type(at(e, 0))(0.0)
+    if rows == 1:
+        for i in range(last + 1):
+            carried = at(e, last - i) + at(k, last - i) * carried
+            put(e, last - i, carried)
+        return
+    e1, k1 = row_of(errors, b + 1), row_of(keep, b + 1)
+    e2, k2 = row_of(errors, b + 2), row_of(keep, b + 2)
+    e3, k3 = row_of(errors, b + 3), row_of(keep, b + 3)
+    carried1, carried2, carried3 = carried, carried, carried
+    for i in range(last + 1):
+        t = last - i
+        carried = at(e, t) + at(k, t) * carried
+        carried1 = at(e1, t) + at(k1, t) * carried1
+        carried2 = at(e2, t) + at(k2, t) * carried2
+        carried3 = at(e3, t) + at(k3, t) * carried3
+        put(e, t, carried)
+        put(e1, t, carried1)
+        put(e2, t, carried2)
+        put(e3, t, carried3)
+
+
+@jit
+def _write_returns(values, mask, start, stop, advantages, returns):
+    """Writes returns[start:stop], and 0 where padding handed an advantage on."""
+    zero = narrow(0.0, mask)
+    v = tail(mask, start, stop)
+    for n in range(start, v, width(mask)):
+        weight, advantage = load(mask, n), load(advantages, n)
+        store(returns, n, where_positive(weight, advantage + load(values, n)))
+        store(advantages, n, where_positive(weight, advantage))
+    weight, advantage = load_part(mask, v, stop, zero), load_part(advantages, v, stop, zero)
+    store_part(returns, v, stop, where_positive(weight, advantage + load_part(values, v, stop, zero)))
+    store_part(advantages, v, stop, where_positive(weight, advantage))
 
 
 @jit
 def gae_jit(rewards, values, mask, gamma, lam, advantages, returns):
     """Writes advantages, returns (B, T); T >= 1. Returns `total_weight` of the mask."""
+    B, T = rewards.shape
     K = rewards.dtype.type
-    for b in range(rewards.shape[0]):
-        _gae_row(rewards[b], values[b], mask[b], K(gamma), K(gamma * lam), advantages[b], returns[b])
-    return total_weight(mask)
+    discount, decay = K(gamma), K(gamma * lam)
+    r, v, m, errors, keep = as_row(rewards), as_row(values), as_row(mask), as_row(advantages), as_row(returns)
+    count = np.float64(0.0)
+    step = rows_at_once(T)
+    for first in range(0, B, step):
+        last = min(first + step, B)
+        alone = first + (last - first) // TOGETHER * TOGETHER
+        for b in range(first, alone, TOGETHER):
+            _write_following(values, mask, b, TOGETHER, advantages)
+        for b in range(alone, last):
+            _write_following(values, mask, b, 1, advantages)
+        count = count + _write_errors(r, v, m, first * T, last * T, discount, decay, errors, keep)
+        for b in range(first, alone, TOGETHER):
+            _carry(advantages, returns, b, TOGETHER)
+        for b in range(alone, last):
+            _carry(advantages, returns, b, 1)
+        _write_returns(v, m, first * T, last * T, errors, keep)
+    return divisor(count)
 
 
 @inlined

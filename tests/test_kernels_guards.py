@@ -261,6 +261,7 @@ def unpacked_loops(code):
 
 # Kernels whose hot loops are not packed, and why; a new kernel belongs here only with a reason.
 UNPACKED = {
+    "gae_jit": "the recurrence, four rows side by side; its other loops spell their vectors out",
     "plackett_luce_jit": "the C library's exponential and logarithm",
     "group_advantages_jit": "sums in order, over few members",
     "rloo_advantages_jit": "sums in order, over few members",
