@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+Schedule: TypeAlias = Literal["linear", "cosine"]
 
 
 def warmup_cosine(progress: float, warmup: float = 0.0, floor: float = 0.0) -> float:
@@ -49,3 +53,14 @@ def linear(progress: float, warmup: float = 0.0, floor: float = 0.0) -> float:
 def _falling(progress: float, warmup: float) -> float:
     """Share of what comes after the warm-up."""
     return min((progress - warmup) / (1.0 - warmup), 1.0)
+
+
+SCHEDULES: dict[Schedule, Callable[[float, float, float], float]] = {
+    "linear": linear,
+    "cosine": warmup_cosine,
+}
+
+
+def scheduled(kind: Schedule, progress: float, warmup: float = 0.0, floor: float = 0.0) -> float:
+    """The factor of the schedule called `kind`, as TRL names them; parameters and result as of `warmup_cosine`."""
+    return SCHEDULES[kind](progress, warmup, floor)
