@@ -68,9 +68,10 @@ LAYERS = {
     "rlhfbench.registry": "errors options types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
-    "rlhfbench.prepare": "compute policy_choice rewards.* rewards.gold seeding sft types",
+    "rlhfbench.reward_models": "compute policies.* policy_choice rewards.* seeding sft types",
+    "rlhfbench.prepare": "compute policy_choice reward_models rewards.* rewards.gold seeding sft types",
     "rlhfbench.oracle": "errors types",
-    "rlhfbench.worlds": "checkpoints prepare rewards.* rewards.gold seeding sft types",
+    "rlhfbench.worlds": "checkpoints prepare reward_models rewards.gold seeding sft types",
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding types"
@@ -84,7 +85,7 @@ LAYERS = {
     "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
     "rlhfbench.reward_task": "compute options registry reward_report seeding sft",
-    "rlhfbench.conformance": "compute errors evaluation prepare records registry rewards.gold run types",
+    "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors registry sft",
     "rlhfbench.layout": "text",
     "rlhfbench.progress": "hacking layout text",
