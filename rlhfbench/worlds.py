@@ -18,12 +18,16 @@ from .checkpoints import (
 from .prepare import Prepared, evaluation_inputs, make_policy
 from .rewards.bradley_terry import LinearRewardModel
 from .rewards.gold import Gold, Judge, TaskGold
+from .rewards.transformer import TransformerRewardModel
 from .seeding import stream
 from .types import Float, Int, Policy, RewardModel, Sampler, Task
 
 REFERENCE, REWARD_MODEL, JUDGE, SERVED = "reference", "reward_model", "judge", "policy"
 """Names of the files, without their endings."""
-REWARD_MODELS = {model.kind: model for model in (LinearRewardModel,)}
+REWARD_MODELS: dict[str, type[RewardModel]] = {
+    LinearRewardModel.kind: LinearRewardModel,
+    TransformerRewardModel.kind: TransformerRewardModel,
+}
 """Classes of reward models that are kept, by their kind."""
 OF_THE_ARM = ("algorithm", "config", "label", "budget")
 """Inputs of a run that its world does not depend on."""

@@ -63,12 +63,16 @@ LAYERS = {
     "rlhfbench.rewards": "",
     "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
     "rlhfbench.rewards.gold": "types",
+    "rlhfbench.rewards.transformer": f"{KERNELS} optimizer options policies.* rewards.* schedules types",
     "rlhfbench.tasks": "",
     "rlhfbench.tasks.*": "data errors options seeding tasks.* text tokenizer types",
     "rlhfbench.registry": "errors options types",
-    "rlhfbench.prepare": f"{KERNELS} compute optimizer policies.* rewards.* rewards.gold schedules seeding types",
+    "rlhfbench.prepare": (
+        f"{KERNELS} compute optimizer policies.* rewards.* rewards.gold rewards.transformer schedules seeding"
+        " types"
+    ),
     "rlhfbench.oracle": "errors types",
-    "rlhfbench.worlds": "checkpoints prepare rewards.* rewards.gold seeding types",
+    "rlhfbench.worlds": "checkpoints prepare rewards.* rewards.gold rewards.transformer seeding types",
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding types"
