@@ -11,19 +11,21 @@ from .sft import POLICIES
 
 
 def algorithms() -> list[dict[str, Any]]:
-    """Name, doc, needs and presets of each; a plug-in that cannot be loaded has its error as doc."""
+    """Name, doc, needs, presets, policy defaults of each; a plug-in that cannot be loaded has its error as doc."""
     found = []
     for name in algorithm_names():
         try:
             spec, _ = load_algorithm(name)
         except InputError as error:
-            found.append({"name": name, "doc": f"cannot be loaded: {error}", "needs": [], "presets": {}})
+            none: dict[str, Any] = {"needs": [], "presets": {}, "policy_defaults": {}}
+            found.append({"name": name, "doc": f"cannot be loaded: {error}", **none})
             continue
         entry = {
             "name": name,
             "doc": first_line(spec.function),
             "needs": sorted(spec.needs),
             "presets": spec.presets,
+            "policy_defaults": spec.policy_defaults,
         }
         found.append(entry)
     return found

@@ -173,7 +173,7 @@ def list_blocks(
     tasks: Sequence[tuple[str, str, str]],
     policies: Sequence[tuple[str, str]],
 ) -> list[Block]:
-    """Algorithms (name, doc, needs, presets), tasks (name, doc, policies) and policies (name, doc)."""
+    """Algorithms (name, doc, needs, presets, policy_defaults), tasks (name, doc, policies) and policies (name, doc)."""
     blocks: list[Block] = [Note("Algorithms: name[@preset][:field=value,...]", "bold")]
     for entry in algorithms:
         needs = f" Needs {' and '.join(entry['needs']).replace('_', ' ')}." if entry["needs"] else ""
@@ -181,6 +181,10 @@ def list_blocks(
         blocks += [
             Note(f"{entry['name']}@{preset}: {_fields(v)}", "dim", indent=4)
             for preset, v in entry["presets"].items()
+        ]
+        blocks += [
+            Note(f"beside a {policy}: {_fields(v)}", "dim", indent=4)
+            for policy, v in entry["policy_defaults"].items()
         ]
     blocks.append(Note("Tasks: name[:field=value,...]", "bold"))
     blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
