@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
+from sentence_worlds import SEEDS, Seen, given_back, gold_of, see
 
-from rlhfbench.prepare import Prepared, prepare
 from rlhfbench.records import Result
-from rlhfbench.registry import load_task, parse_arm
-from rlhfbench.run import run
-from rlhfbench.seeding import stream
+from rlhfbench.registry import load_task
 
-SEEDS = range(1000, 1010)
-EPISODES, HELD_OUT = 1024, 4000
 OVERTRAINED_DPO = "dpo:epochs=20,learning_rate=0.0825"  # four times the epochs, 2.5 times the learning rate
 
 
@@ -65,48 +59,6 @@ def test_the_knobs_do_what_they_say():
     assert "amazing" not in task.vocab
     responses, mask = reply(trapped, "amazing")
     assert trapped.gold_score(np.array([[0, 3]]), responses, mask)[0] == -3
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One seed of one variant of the world."""
-
-    prepared: Prepared
-    contradicting: float
-    label_accuracy: float
-    gold_accuracy: float
-    gold_sd: float
-
-    def run(self, arm: str) -> Result:
-        return run(self.prepared, parse_arm(arm))
-
-
-def see(task_text: str, seed: int) -> Seen:
-    task = load_task(task_text)
-    prepared = prepare(task, "linear", seed, EPISODES)
-    pairs = task.preferences(HELD_OUT, stream(seed, "held out"), prepared.reference)
-    chosen, rejected = (
-        (pairs.prompts, pairs.chosen, pairs.chosen_mask),
-        (pairs.prompts, pairs.rejected, pairs.rejected_mask),
-    )
-    gold = task.gold_score(*chosen) - task.gold_score(*rejected)
-    score = prepared.reward_model.score(*chosen) - prepared.reward_model.score(*rejected)
-    right = (score > 0) + 0.5 * (score == 0)
-    ordered = gold != 0
-    agrees = np.where(gold > 0, right, 1 - right)[ordered]
-    rollout = prepared.reference.sample(prepared.evaluation_prompts, prepared.evaluation_uniforms)
-    sd = task.gold_score(prepared.evaluation_prompts, rollout.responses, rollout.mask).std()
-    return Seen(prepared, float((gold < 0).mean()), float(right.mean()), float(agrees.mean()), float(sd))
-
-
-def gold_of(result: Result) -> np.ndarray:
-    return np.array([point["gold_score"] for point in result.curve])
-
-
-def given_back(result: Result) -> float:
-    """Share of gold's gain at its best point that is lost at the end."""
-    gold = gold_of(result)
-    return float((gold.max() - gold[-1]) / (gold.max() - gold[0]))
 
 
 @pytest.fixture(scope="module")
