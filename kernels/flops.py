@@ -247,6 +247,7 @@ FORMULAS: dict[str, Formula] = {
     "draw": _rows(lambda V: _draw(V).plus(Work(4, 1))),
     "attention": _attention,
     "attention_backward": _attention_backward,
+    "fill_cache": _each(0),  # copies
     # optim
     "adamw": _each(14, 1),
     "global_norm": _each(2, 0, once=Work(1, 1)),

@@ -1,9 +1,12 @@
-"""What a transformer needs beside matrix products: the jitted forms, for `rlhfbench.policies`.
+"""What a transformer needs beside matrix products: embedding, layer norm, GELU, causal attention and their gradients.
 
-Rows are tokens: x (N, C). `_blocks` has embedding, layer norm with the residual, GELU in its tanh form (PyTorch's
-`gelu(approximate="tanh")`) and sampling; `_attention` has attention of whole sequences and of one more token, and
-`_attention_gradient` its gradient. Parameter gradients accumulate; what else is written each function says. Twins:
-`reference_nn`.
+Rows are tokens, channels last: x (..., C). float32 and float64 stay what they are; what stands beside the first array
+follows its precision. Each function takes `out`, for its result or the first of several, which must not overlap an
+input; gradients are overwritten. Sequences of attention lie as spans of rows, without padding between them: `spans_of`
+makes them of a padded batch. Twins: `reference_nn`.
+
+The `_jit` forms take rows (N, C) and check nothing; gradients of parameters accumulate there, and some write over an
+input, as each says: `_blocks`, `_attention`, `_attention_gradient`.
 """
 
 from __future__ import annotations
@@ -20,20 +23,57 @@ from ._blocks import (
     layer_norm_jit,
     residual_norm_jit,
 )
+from ._nn_attention import Attention, attention, attention_backward, attention_step, fill_cache
+from ._nn_gelu import GELU, GELUGradients, gelu, gelu_backward
+from ._nn_norm import (
+    LayerNorm,
+    LayerNormGradients,
+    ResidualNorm,
+    ResidualNormGradients,
+    layer_norm,
+    layer_norm_backward,
+    residual_norm,
+    residual_norm_backward,
+)
+from ._nn_tokens import Draw, EmbeddingGradients, draw, embedding, embedding_backward
 from ._sampling import sample_scratch
+from ._spans import spans_of
 
 __all__ = [
+    "GELU",
+    "Attention",
+    "Draw",
+    "EmbeddingGradients",
+    "GELUGradients",
+    "LayerNorm",
+    "LayerNormGradients",
+    "ResidualNorm",
+    "ResidualNormGradients",
+    "attention",
+    "attention_backward",
     "attention_backward_jit",
     "attention_jit",
+    "attention_step",
     "attention_step_jit",
+    "draw",
     "draw_jit",
+    "embedding",
+    "embedding_backward",
     "embedding_backward_jit",
     "embedding_jit",
+    "fill_cache",
     "fill_cache_jit",
+    "gelu",
+    "gelu_backward",
     "gelu_backward_jit",
     "gelu_jit",
+    "layer_norm",
+    "layer_norm_backward",
     "layer_norm_backward_jit",
     "layer_norm_jit",
+    "residual_norm",
+    "residual_norm_backward",
     "residual_norm_jit",
     "sample_scratch",
+    "spans_of",
 ]

@@ -13,21 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nn_public_cases
 import numpy as np
 
 from kernels import (
     categorical,
     from_logits,
+    nn,
     optim,
     policy_gradient,
     preference,
     reference,
     reference_from_logits,
+    reference_nn,
 )
 
 Kwargs = dict[str, Any]
-MODULES = (categorical, preference, policy_gradient, optim, from_logits)
-TWINS = (reference, reference_from_logits)
+MODULES = (categorical, preference, policy_gradient, optim, from_logits, nn)
+TWINS = (reference, reference_from_logits, reference_nn)
+IN_PLACE = ("params", "m", "v", "key_cache", "value_cache")  # what a kernel changes
+NO_KERNELS = {"sample_scratch", "spans_of"}  # these prepare arguments
 
 
 @dataclass(frozen=True)
@@ -241,6 +246,7 @@ CASES = (
     Case("dpo_from_logits", _halves, lambda B, T, V: (B, 2 * T + 1, V)),
     Case("adamw", _adamw, _bt),
     Case("global_norm", _normal("grads"), _bt),
+    *(Case(name, *rest) for name, *rest in nn_public_cases.CASES),
 )
 BY_NAME = {case.name: case for case in CASES}
 SHAPES = ((1, 1, 1), (1, 5, 4), (3, 1, 7), (2, 3, 1), (5, 4, 33))
@@ -252,13 +258,12 @@ def jitted() -> dict[str, Any]:
 
 
 def compute(function: Callable[..., Any], kwargs: Kwargs) -> list[Any]:
-    """All that a kernel gives, as a list; of one that works in place, what it changed."""
-    if "params" in kwargs:
-        changed = {name: kwargs[name].copy() for name in ("params", "m", "v")}
-        function(**{**kwargs, **changed})
-        return list(changed.values())
-    result = function(**kwargs)
-    return list(result) if isinstance(result, tuple) else [result]
+    """All that a kernel changes in place, on a copy, and gives, as a list."""
+    changed = {name: kwargs[name].copy() for name in IN_PLACE if name in kwargs}
+    result = function(**{**kwargs, **changed})
+    if not isinstance(result, tuple):
+        result = () if result is None else (result,)
+    return [*changed.values(), *result]
 
 
 def every(dtype: Any):
@@ -298,6 +303,8 @@ def counts() -> dict[str, Any]:
         found = []
         # From logits a masked token costs nothing: its work is counted with all of them there.
         kept = {*_BOUNDED, "mask"} if "logits" in case.public else _BOUNDED
+        if case.public == "gelu":  # a number too large is replaced by a constant, which does not count itself
+            kept = {"x", "bias"}
         for factor in (0.0, 30.0, 1.0):
             numbers = {
                 k: counted.counted(v * (1 if k in kept else factor)) if _is_float(v) else v

@@ -20,7 +20,6 @@ from kernels import bag, bag_fit
 
 CASE = pytest.mark.parametrize("case", table.CASES, ids=lambda case: case.name)
 SEEDS = st.integers(0, 2**63)
-IN_PLACE = {"params", "m", "v"}
 DISABLED = bool(numba.config.DISABLE_JIT)
 
 
@@ -36,7 +35,7 @@ def is_array(value):
 
 def call(function, kwargs):
     """Call it, and see that inputs stay as they are."""
-    kept = {k: v.copy() for k, v in kwargs.items() if is_array(v) and k not in IN_PLACE}
+    kept = {k: v.copy() for k, v in kwargs.items() if is_array(v) and k not in table.IN_PLACE}
     try:
         return table.compute(function, kwargs) if all(map(is_array, _changed(kwargs))) else function(**kwargs)
     finally:
@@ -45,7 +44,7 @@ def call(function, kwargs):
 
 
 def _changed(kwargs):
-    return [v for k, v in kwargs.items() if k in IN_PLACE]
+    return [v for k, v in kwargs.items() if k in table.IN_PLACE]
 
 
 # --- what fits
@@ -81,7 +80,7 @@ def layouts_do_not_matter(case, seed):
     gaps = rng.random() < 0.3
     other = {}
     for key, value in kwargs.items():
-        if not is_array(value) or key in IN_PLACE:
+        if not is_array(value) or key in table.IN_PLACE:
             other[key] = value
         elif "logits" in key:
             other[key] = padded(value) if gaps else apart(value, rng)

@@ -21,7 +21,6 @@ from kernels._jit import REASSOC, jit
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 CASE = pytest.mark.parametrize("case", table.CASES, ids=lambda case: case.name)
-IN_PLACE = {"params", "m", "v"}
 
 
 class Recorder:
@@ -64,7 +63,7 @@ def variants(kwargs):
             if isinstance(value, np.ndarray)
             and value.ndim
             and value.dtype.kind in only
-            and name not in IN_PLACE
+            and name not in table.IN_PLACE
             else value
             for name, value in kwargs.items()
         }
@@ -88,13 +87,18 @@ def variants(kwargs):
 
 
 def specialisations(calls):
-    """(jitted function, type of its first array) -> the types of all its arguments, one set a compilation."""
+    """(jitted function, type of its first array of numbers) -> the types of its arguments, a set a compilation."""
     found = defaultdict(set)
     for dispatcher, arguments in calls:
         types = tuple(numba.typeof(a) for a in arguments)
-        first = next(t for t in types if isinstance(t, numba.types.Array))
+        first = first_of_numbers(types)
         found[dispatcher.py_func.__name__, first].add(types)
     return found
+
+
+def first_of_numbers(types):
+    """The first array, of other than tokens and the like, which are always int64."""
+    return next(t for t in types if isinstance(t, numba.types.Array) and t.dtype != numba.int64)
 
 
 def respecialised(calls):
@@ -280,14 +284,10 @@ def test_hot_loops_are_packed(name, dtype, compiled):
     if name in UNPACKED:
         pytest.skip(f"known not to be: {UNPACKED[name]}")
     dispatcher = table.jitted()[name]
-    signatures = [s for s in dispatcher.signatures if str(arrays(s)[0].dtype) == dtype]
+    signatures = [s for s in dispatcher.signatures if str(first_of_numbers(s).dtype) == dtype]
     assert signatures
     for signature in signatures:
         assert not unpacked_loops(optimised(dispatcher, signature)), signature
-
-
-def arrays(signature):
-    return [t for t in signature if isinstance(t, numba.types.Array)]
 
 
 @pytest.fixture(scope="module")

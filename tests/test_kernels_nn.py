@@ -35,14 +35,14 @@ def near(got, want, dtype, what=""):
 def test_forward_equals_the_twin(dtype, size):
     x = table.inputs(size, dtype)
     near(table.run("embedding", x)["out"], reference_nn.embedding(*x.ids, x.table, x.places), dtype)
-    normed = reference_nn.layer_norm(*map(wide, (x.x, x.gain, x.shift)))
+    normed = reference_nn.layer_norm(*map(wide, (x.x, x.gain, x.shift))).out
     near(table.run("layer_norm", x)["out"], normed, dtype)
     found = table.run("residual_norm", x)
     stream = wide(x.x) + wide(x.branch) + wide(x.bias)
     near(found["stream"], stream, dtype)
-    near(found["out"], reference_nn.layer_norm(stream, *map(wide, (x.gain, x.shift))), dtype)
-    near(table.run("gelu", x)["out"], reference_nn.gelu(wide(x.branch), wide(x.bias)), dtype)
-    mixed = reference_nn.attention(wide(x.qkv), x.spans, size.heads)
+    near(found["out"], reference_nn.layer_norm(stream, *map(wide, (x.gain, x.shift))).out, dtype)
+    near(table.run("gelu", x)["out"], reference_nn.gelu(wide(x.branch), wide(x.bias)).out, dtype)
+    mixed = reference_nn.attention(wide(x.qkv), x.spans, size.heads).out
     near(table.run("attention", x)["out"], mixed, dtype)
 
 
@@ -55,7 +55,9 @@ def wide(array):
 def test_layer_norm_backward_equals_the_twin(dtype, size):
     x = table.inputs(size, dtype)
     found = table.run("layer_norm_backward", x)
-    d_x, d_gain, d_shift = reference_nn.layer_norm_backward(*map(wide, (x.d_out, x.x, x.gain)))
+    inputs = map(wide, (x.d_out, x.x, x.gain))
+    norm = reference_nn.layer_norm(*map(wide, (x.x, x.gain, x.shift)))
+    d_x, d_gain, d_shift = reference_nn.layer_norm_backward(*inputs, norm.means, norm.shares)
     near(found["d_x"], 1 + d_x, dtype)
     near(found["d_gain"], 1 + d_gain, dtype)
     near(found["d_shift"], 1 + d_shift, dtype)
@@ -70,14 +72,14 @@ def test_gradients_by_central_differences(size):
         np.testing.assert_allclose(claimed, gradient(function, at), atol=1e-7)
 
     found = table.run("gelu_backward", x)
-    check(lambda z: (reference_nn.gelu(z, x.bias) * x.d_out).sum(), x.branch, found["d_out"])
-    check(lambda b: (reference_nn.gelu(x.branch, b) * x.d_out).sum(), x.bias, found["d_bias"] - 1)
+    check(lambda z: (reference_nn.gelu(z, x.bias).out * x.d_out).sum(), x.branch, found["d_out"])
+    check(lambda b: (reference_nn.gelu(x.branch, b).out * x.d_out).sum(), x.bias, found["d_bias"] - 1)
     d_qkv = table.run("attention_backward", x)["d_qkv"]
     used = np.concatenate([np.arange(a, a + n) for a, n in x.spans[:, :2]])
     d_qkv[:, size.C :] -= 1  # what was there
 
     def mixed(qkv):
-        return (reference_nn.attention(qkv, x.spans, size.heads)[used] * x.d_out[used]).sum()
+        return (reference_nn.attention(qkv, x.spans, size.heads).out[used] * x.d_out[used]).sum()
 
     check(mixed, x.qkv, d_qkv)
     found = table.run("embedding_backward", x)
@@ -98,7 +100,7 @@ def test_gradients_by_central_differences(size):
 def test_a_step_with_cache_equals_the_last_row_of_attention(dtype, size):
     x = table.inputs(size, dtype)
     first, count, before, prefix = x.spans[-1, :4]
-    want = reference_nn.attention(wide(x.qkv), x.spans[-1:], size.heads)
+    want = reference_nn.attention(wide(x.qkv), x.spans[-1:], size.heads).out
     J, heads = prefix + count, size.heads
     keys, values = np.full((2, 1, size.C, J), np.nan, dtype)
     values = values.reshape(1, J, size.C)
@@ -117,7 +119,7 @@ def test_scores_far_apart_and_large_inputs_stay_finite(dtype):
     x.qkv[...] *= 300
     out = table.run("attention", x)["out"]
     assert np.isfinite(out).all()
-    near(out / 300, reference_nn.attention(wide(x.qkv), x.spans, table.SIZES[0].heads) / 300, dtype)
+    near(out / 300, reference_nn.attention(wide(x.qkv), x.spans, table.SIZES[0].heads).out / 300, dtype)
     x.branch[...] *= 50
     found = table.run("gelu", x)
     assert np.isfinite(found["out"]).all()
