@@ -11,13 +11,13 @@ from ._attention import all_dots, mix_all, turn
 from ._jit import jit
 from ._lanemath import fma, total
 from ._lanes import load, load_part, splat, store, store_part, width
-from ._row import length, narrow
+from ._row import at, length, narrow
 from ._slim import part, stretch
 
 __all__ = ["attention_backward_jit"]
 
 
-@jit
+@jit(forceinline=True)
 def _through_softmax(weights, slopes, scale):
     """Turns the slopes of a query's weights into those of its scores."""
     J = length(weights)
@@ -42,9 +42,9 @@ def _through_softmax(weights, slopes, scale):
         store_part(slopes, v, J, (load_part(slopes, v, J, nothing) - mean) * rest)
 
 
-@jit
-def _gather(table, at, step, start, stop, x, first, column, out):
-    """Adds to out: the sum over rows i from start to stop of x[first + i], times table[at + i step]."""
+@jit(forceinline=True)
+def _gather(table, base, step, start, stop, x, first, column, out):
+    """Adds to out: the sum over rows i from start to stop of x[first + i], times table[base + i step]."""
     size = length(out)
     nothing = narrow(0.0, out)
     v = 0
@@ -52,13 +52,13 @@ def _gather(table, at, step, start, stop, x, first, column, out):
         lanes = load_part(out, v, size, nothing)
         for i in range(start, stop):
             row = load_part(part(x, first + i, column, column + size), v, size, nothing)
-            lanes = fma(row, table[at + i * step], lanes)
+            lanes = fma(row, at(stretch(table, base + i * step, base + i * step + 1), 0), lanes)
         store_part(out, v, size, lanes)
         v += width(out)
 
 
-@jit
-def _gather_four(table, at, step, starts, stop, x, first, column, o0, o1, o2, o3):
+@jit(forceinline=True)
+def _gather_four(table, base, step, starts, stop, x, first, column, o0, o1, o2, o3):
     """`_gather` of four neighbours in the table, of which each begins at a row of its own, the last one latest."""
     s0, s1, s2, s3 = starts
     size = length(o0)
@@ -69,17 +69,19 @@ def _gather_four(table, at, step, starts, stop, x, first, column, o0, o1, o2, o3
         a2, a3 = load_part(o2, v, size, nothing), load_part(o3, v, size, nothing)
         for i in range(s0, s3):
             row = load_part(part(x, first + i, column, column + size), v, size, nothing)
-            a0 = fma(row, table[at + i * step], a0)
+            shares = stretch(table, base + i * step, base + i * step + 4)
+            a0 = fma(row, at(shares, 0), a0)
             if i >= s1:
-                a1 = fma(row, table[at + i * step + 1], a1)
+                a1 = fma(row, at(shares, 1), a1)
             if i >= s2:
-                a2 = fma(row, table[at + i * step + 2], a2)
+                a2 = fma(row, at(shares, 2), a2)
         for i in range(s3, stop):
             row = load_part(part(x, first + i, column, column + size), v, size, nothing)
-            a0 = fma(row, table[at + i * step], a0)
-            a1 = fma(row, table[at + i * step + 1], a1)
-            a2 = fma(row, table[at + i * step + 2], a2)
-            a3 = fma(row, table[at + i * step + 3], a3)
+            shares = stretch(table, base + i * step, base + i * step + 4)
+            a0 = fma(row, at(shares, 0), a0)
+            a1 = fma(row, at(shares, 1), a1)
+            a2 = fma(row, at(shares, 2), a2)
+            a3 = fma(row, at(shares, 3), a3)
         store_part(o0, v, size, a0)
         store_part(o1, v, size, a1)
         store_part(o2, v, size, a2)
@@ -87,12 +89,12 @@ def _gather_four(table, at, step, starts, stop, x, first, column, o0, o1, o2, o3
         v += width(o0)
 
 
-@jit
+@jit(forceinline=True)
 def _row_of_key(j, first, before, prefix):
     return before + j if j < prefix else first + j - prefix
 
 
-@jit
+@jit(forceinline=True)
 def _gather_all(table, base, x, column, first, count, before, prefix, out, start, size):
     """Adds to the rows of out that a span sees what their weights in `table` say of the queries' rows of x."""
     J = prefix + count
