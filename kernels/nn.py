@@ -20,9 +20,14 @@ from ._blocks import (
     layer_norm_jit,
     residual_norm_jit,
 )
+from ._products import PANEL, TIMES, TIMES_TURNED, TURNED_TIMES, product_jit
 from ._sampling import sample_scratch
 
 __all__ = [
+    "PANEL",
+    "TIMES",
+    "TIMES_TURNED",
+    "TURNED_TIMES",
     "attention_backward_jit",
     "attention_jit",
     "attention_step_jit",
@@ -34,6 +39,7 @@ __all__ = [
     "gelu_jit",
     "layer_norm_backward_jit",
     "layer_norm_jit",
+    "product_jit",
     "residual_norm_jit",
     "sample_scratch",
 ]

@@ -39,6 +39,11 @@ def gelu(x: Array, bias: Array) -> Array:
     return np.asarray(z / 2 * (1 + np.tanh(sqrt(2 / pi) * (z + 0.044715 * z**3))))
 
 
+def product(a: Array, b: Array, turned: str = "") -> Array:
+    """The product of both, or with "a" or "b" turned round first."""
+    return np.einsum(f"{'ki' if turned == 'a' else 'ik'},{'jk' if turned == 'b' else 'kj'}->ij", a, b)
+
+
 def _seen(span: Array) -> Array:
     """Rows of `qkv` that a span's last token sees, in order."""
     first, count, before, prefix = span[:4]
