@@ -154,6 +154,68 @@ def _softmax(row, scale):
 
 
 @jit(forceinline=True)
+def _softmax_of_four(table, base, step, J, scale):
+    """`_softmax` of four rows of at most two vectors, the first J long and each one longer than the one before.
+
+    Each row is one chain of operations that wait for each other; four side by side fill the gaps.
+    """
+    r0, r1 = stretch(table, base, base + J), stretch(table, base + step, base + step + J + 1)
+    r2 = stretch(table, base + 2 * step, base + 2 * step + J + 2)
+    r3 = stretch(table, base + 3 * step, base + 3 * step + J + 3)
+    W = width(r0)
+    lowest = narrow(-np.inf, r0)
+    a0, a1 = load_part(r0, 0, J, lowest), load_part(r1, 0, J + 1, lowest)
+    a2, a3 = load_part(r2, 0, J + 2, lowest), load_part(r3, 0, J + 3, lowest)
+    if W >= J + 3:
+        a0, a1 = power(a0 - largest(a0), scale), power(a1 - largest(a1), scale)
+        a2, a3 = power(a2 - largest(a2), scale), power(a3 - largest(a3), scale)
+        store_part(r0, 0, J, a0 * narrow(1.0 / total(a0), r0))
+        store_part(r1, 0, J + 1, a1 * narrow(1.0 / total(a1), r0))
+        store_part(r2, 0, J + 2, a2 * narrow(1.0 / total(a2), r0))
+        store_part(r3, 0, J + 3, a3 * narrow(1.0 / total(a3), r0))
+        return
+    b0, b1 = load_part(r0, W, J, lowest), load_part(r1, W, J + 1, lowest)
+    b2, b3 = load_part(r2, W, J + 2, lowest), load_part(r3, W, J + 3, lowest)
+    t0, t1 = largest(larger(a0, b0)), largest(larger(a1, b1))
+    t2, t3 = largest(larger(a2, b2)), largest(larger(a3, b3))
+    a0, a1, a2, a3 = (
+        power(a0 - t0, scale),
+        power(a1 - t1, scale),
+        power(a2 - t2, scale),
+        power(a3 - t3, scale),
+    )
+    b0, b1, b2, b3 = (
+        power(b0 - t0, scale),
+        power(b1 - t1, scale),
+        power(b2 - t2, scale),
+        power(b3 - t3, scale),
+    )
+    s0, s1 = narrow(1.0 / total(a0 + b0), r0), narrow(1.0 / total(a1 + b1), r0)
+    s2, s3 = narrow(1.0 / total(a2 + b2), r0), narrow(1.0 / total(a3 + b3), r0)
+    store_part(r0, 0, J, a0 * s0)
+    store_part(r1, 0, J + 1, a1 * s1)
+    store_part(r2, 0, J + 2, a2 * s2)
+    store_part(r3, 0, J + 3, a3 * s3)
+    store_part(r0, W, J, b0 * s0)
+    store_part(r1, W, J + 1, b1 * s1)
+    store_part(r2, W, J + 2, b2 * s2)
+    store_part(r3, W, J + 3, b3 * s3)
+
+
+@jit(forceinline=True)
+def _softmax_all(table, base, count, prefix, scale):
+    """Turns the scores of a span and head into weights."""
+    J = prefix + count
+    i = 0
+    while i + 4 <= count and 2 * width(stretch(table, base, base)) >= prefix + i + 4:
+        _softmax_of_four(table, base + i * J, J, prefix + i + 1, scale)
+        i += 4
+    while i < count:
+        _softmax(stretch(table, base + i * J, base + i * J + prefix + i + 1), scale)
+        i += 1
+
+
+@jit(forceinline=True)
 def _mix(weights, base, count, x, column, first, before, prefix, out):
     """Writes out: the sum of `count` rows that a span sees, each times its entry of `weights` from `base` on."""
     size = length(out)
@@ -235,8 +297,7 @@ def attention_jit(qkv, spans, heads, turned, weights, out):
             turn(qkv, C + h * D, D, (first, count, before, prefix), turned)
             base = start + h * count * J
             all_dots(qkv, first, count, prefix, h * D, D, turned, weights, base)
-            for i in range(count):
-                _softmax(stretch(weights, base + i * J, base + i * J + prefix + i + 1), scale)
+            _softmax_all(weights, base, count, prefix, scale)
             mix_all(weights, base, qkv, 2 * C + h * D, first, count, before, prefix, out, h * D, D)
 
 

@@ -2,7 +2,7 @@
 """Matrix products of many rows and few columns, as layers of narrow networks have them: what BLAS is slow at.
 
 A block of the right factor is copied to where its rows are neighbours (`panel`), and stays in the first-level cache;
-of each four rows of the left one, and of a panel's width, all sums are kept in registers. Every element is summed in
+of each six rows of the left one, and of a panel's width, all sums are kept in registers. Every element is summed in
 the order of k, whatever the shapes, so that a row's result depends on nothing but the row.
 """
 
@@ -23,12 +23,14 @@ __all__ = ["PANEL", "TIMES", "TIMES_TURNED", "TURNED_TIMES", "product_jit"]
 
 TIMES, TIMES_TURNED, TURNED_TIMES = range(3)
 
-DEEP = 128
-"""Rows of a panel: with 64 columns of float32 they fill a first-level cache of 32 KiB."""
+ROWS = 6
+"""Of the left factor at a time."""
+DEEP = 64
+"""Rows of a panel: with 64 columns of float32 they fill half of a first-level cache of 32 KiB."""
 PANEL = DEEP * 64
 """Elements of the scratch that each product takes."""
 _REGISTER = _BYTES // 4
-# Registers of a panel's row: sums of four rows leave some free, of 32 or of 16.
+# Registers of a panel's row: the sums of all rows leave some free, of 32 or of 16.
 _WIDE = 4 if _REGISTER == 64 else 2
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -74,11 +76,11 @@ class _Memory:
 
 
 def _tile(registers):
-    """A function that computes four rows of a product, over the first registers of a panel's rows."""
+    """A function that computes `ROWS` rows of a product, over the first registers of a panel's rows."""
 
     def tile(a, i, k, count, turned, panel, out, j, wide, add):
-        """Writes, or adds, four rows of out: those of a from k on, or its columns, times `count` of the panel."""
-        rows = slice(i, i + 4)
+        """Writes, or adds, `ROWS` rows of out: those of a from k on, or its columns, times `count` of the panel."""
+        rows = slice(i, i + ROWS)
         left = a[k : k + count, rows].T if turned else a[rows, k : k + count]
         product = left @ panel.reshape(DEEP, -1)[:count, :wide]
         out[rows, j : j + wide] = out[rows, j : j + wide] + product if add else product
@@ -111,15 +113,15 @@ def _tile(registers):
         along = builder.select(turned, a_step, _I64(size))
         lefts, outs = [], []
         last = builder.sub(rows, _I64(1))
-        for r in range(4):
-            # Where fewer than four are left the last one is computed, and written, several times.
+        for r in range(ROWS):
+            # Where fewer are left the last one is computed, and written, several times.
             row = builder.add(i, _I64(r))
             row = builder.select(builder.icmp_signed("<", row, last), row, last)
             lefts.append(moved(moved(a.data, row, down), k, along))
             outs.append(moved(moved(out.data, row, out_step), j, _I64(size)))
         memory = _Memory(builder, vector, registers, wide)
-        sums = [[cgutils.alloca_once(builder, vector) for _ in range(registers)] for _ in range(4)]
-        pairs = [(r, v) for r in range(4) for v in range(registers)]
+        sums = [[cgutils.alloca_once(builder, vector) for _ in range(registers)] for _ in range(ROWS)]
+        pairs = [(r, v) for r in range(ROWS) for v in range(registers)]
         zero = ir.Constant(vector, [ir.Constant(element, 0.0)] * vector.count)
         with builder.if_else(add) as (then, otherwise):
             with then:
@@ -133,7 +135,7 @@ def _tile(registers):
             right = builder.bitcast(right, vector.as_pointer())
             vectors = [builder.load(builder.gep(right, [_I64(v)]), align=size) for v in range(registers)]
             offset = builder.mul(loop.index, along)
-            for r in range(4):
+            for r in range(ROWS):
                 factor = broadcast(builder, builder.load(moved(lefts[r], offset)), vector)
                 for v in range(registers):
                     builder.store(_fmuladd(builder, factor, vectors[v], builder.load(sums[r][v])), sums[r][v])
@@ -190,8 +192,8 @@ def product_jit(a, b, kind, skip, panel, out):
             else:
                 _copy(b, k, stop, j, wide, panel)
             if wide > width_ // 2:
-                for i in range(0, out.shape[0], 4):
+                for i in range(0, out.shape[0], ROWS):
                     _whole_tile(a, i, k, stop - k, turned, panel, out, j, wide, add)
             else:
-                for i in range(0, out.shape[0], 4):
+                for i in range(0, out.shape[0], ROWS):
                     _half_tile(a, i, k, stop - k, turned, panel, out, j, wide, add)
