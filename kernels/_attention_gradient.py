@@ -52,21 +52,27 @@ def _through_softmax_of_four(table, base, slopes, start, step, J, scale):
     z2 = stretch(slopes, start + 2 * step, start + 2 * step + J + 2)
     z3 = stretch(slopes, start + 3 * step, start + 3 * step + J + 3)
     W = width(r0)
-    zero = narrow(0.0, r0)
+    none, zero = np.float64(0.0), narrow(0.0, r0)
     a0, a1 = load_part(r0, 0, J, zero), load_part(r1, 0, J + 1, zero)
     a2, a3 = load_part(r2, 0, J + 2, zero), load_part(r3, 0, J + 3, zero)
     c0, c1 = load_part(z0, 0, J, zero), load_part(z1, 0, J + 1, zero)
     c2, c3 = load_part(z2, 0, J + 2, zero), load_part(z3, 0, J + 3, zero)
     if W >= J + 3:
-        m0, m1 = narrow(total(a0 * c0), r0), narrow(total(a1 * c1), r0)
-        m2, m3 = narrow(total(a2 * c2), r0), narrow(total(a3 * c3), r0)
+        m0, m1 = narrow(none + total(a0 * c0), r0), narrow(none + total(a1 * c1), r0)
+        m2, m3 = narrow(none + total(a2 * c2), r0), narrow(none + total(a3 * c3), r0)
     else:
         b0, b1 = load_part(r0, W, J, zero), load_part(r1, W, J + 1, zero)
         b2, b3 = load_part(r2, W, J + 2, zero), load_part(r3, W, J + 3, zero)
         d0, d1 = load_part(z0, W, J, zero), load_part(z1, W, J + 1, zero)
         d2, d3 = load_part(z2, W, J + 2, zero), load_part(z3, W, J + 3, zero)
-        m0, m1 = narrow(total(fma(b0, d0, a0 * c0)), r0), narrow(total(fma(b1, d1, a1 * c1)), r0)
-        m2, m3 = narrow(total(fma(b2, d2, a2 * c2)), r0), narrow(total(fma(b3, d3, a3 * c3)), r0)
+        m0, m1 = (
+            narrow(none + total(fma(b0, d0, a0 * c0)), r0),
+            narrow(none + total(fma(b1, d1, a1 * c1)), r0),
+        )
+        m2, m3 = (
+            narrow(none + total(fma(b2, d2, a2 * c2)), r0),
+            narrow(none + total(fma(b3, d3, a3 * c3)), r0),
+        )
         store_part(z0, W, J, (d0 - m0) * (b0 * scale))
         store_part(z1, W, J + 1, (d1 - m1) * (b1 * scale))
         store_part(z2, W, J + 2, (d2 - m2) * (b2 * scale))

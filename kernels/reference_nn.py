@@ -41,7 +41,8 @@ def gelu(x: Array, bias: Array) -> Array:
 
 def product(a: Array, b: Array, turned: str = "") -> Array:
     """The product of both, or with "a" or "b" turned round first."""
-    return np.einsum(f"{'ki' if turned == 'a' else 'ik'},{'jk' if turned == 'b' else 'kj'}->ij", a, b)
+    left, right = a.T if turned == "a" else a, b.T if turned == "b" else b
+    return np.asarray((left[:, :, None] * right).sum(axis=1))
 
 
 def _seen(span: Array) -> Array:
