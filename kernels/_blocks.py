@@ -13,6 +13,7 @@ from ._lanes import load, load_part, splat, store, store_part, width
 from ._row import as_row, length, narrow, row_of
 from ._rows import LOG2E, logprob
 from ._sampling import draw
+from ._slim import part, stretch
 from ._veclog import log
 from ._vecmath import fused, vector_loops
 
@@ -55,7 +56,7 @@ def embedding_backward_jit(tokens, places, d_out, d_table, d_positions):
             d_positions[place, c] += d_out[n, c]
 
 
-@jit
+@jit(forceinline=True)
 def _moments(row):
     """(mean, 1 / deviation), each sum about what the one before says."""
     C = length(row)
@@ -86,7 +87,7 @@ def _moments(row):
     return mean, narrow(1.0 / np.sqrt(square / C + EPS), row)
 
 
-@jit
+@jit(forceinline=True)
 def _normalised(row, mean, share, gain, shift, out):
     """Writes out: (row - mean) share gain + shift."""
     C = length(row)
@@ -103,23 +104,25 @@ def _normalised(row, mean, share, gain, shift, out):
 @jit
 def layer_norm_jit(x, gain, shift, means, shares, out):
     """Writes out (N, C), and for the gradient means and shares (N,), one over the deviations."""
+    C = x.shape[1]
     for n in range(x.shape[0]):
-        row = row_of(x, n)
+        row = part(x, n, 0, C)
         means[n], shares[n] = _moments(row)
-        _normalised(row, means[n], shares[n], as_row(gain), as_row(shift), row_of(out, n))
+        _normalised(row, means[n], shares[n], stretch(gain, 0, C), stretch(shift, 0, C), part(out, n, 0, C))
 
 
 @jit
 def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
     """`layer_norm_jit` of x + branch + bias, which is written to stream (N, C)."""
+    C = x.shape[1]
     for n in range(x.shape[0]):
-        row = row_of(stream, n)
-        _sum_of_three(row_of(x, n), row_of(branch, n), as_row(bias), row)
+        row = part(stream, n, 0, C)
+        _sum_of_three(part(x, n, 0, C), part(branch, n, 0, C), stretch(bias, 0, C), row)
         means[n], shares[n] = _moments(row)
-        _normalised(row, means[n], shares[n], as_row(gain), as_row(shift), row_of(out, n))
+        _normalised(row, means[n], shares[n], stretch(gain, 0, C), stretch(shift, 0, C), part(out, n, 0, C))
 
 
-@jit
+@jit(forceinline=True)
 def _sum_of_three(a, b, c, out):
     """Writes out: a + (b + c)."""
     C = length(out)
@@ -133,7 +136,7 @@ def _sum_of_three(a, b, c, out):
         store_part(out, v, C, load_part(a, v, C, zero) + more)
 
 
-@jit
+@jit(forceinline=True)
 def _projections(d_out, row, mean, share, gain):
     """(sum d_out gain, sum d_out gain x^) over C, where x^ is the normalised row."""
     C = length(row)
@@ -166,9 +169,10 @@ def layer_norm_backward_jit(d_out, x, gain, means, shares, d_x, d_gain, d_shift,
     """
     zero = narrow(0.0, x)
     C = x.shape[1]
-    gains, to_gain, to_shift, to_bias = as_row(gain), as_row(d_gain), as_row(d_shift), as_row(d_bias)
+    gains, to_gain = stretch(gain, 0, C), stretch(d_gain, 0, C)
+    to_shift, to_bias = stretch(d_shift, 0, C), stretch(d_bias, 0, C)
     for n in range(x.shape[0]):
-        slope, row, to_x = row_of(d_out, n), row_of(x, n), row_of(d_x, n)
+        slope, row, to_x = part(d_out, n, 0, C), part(x, n, 0, C), part(d_x, n, 0, C)
         mean, share = means[n], shares[n]
         first, second = _projections(slope, row, mean, share, gains)
         v = 0

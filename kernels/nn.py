@@ -35,12 +35,18 @@ from ._nn_norm import (
     residual_norm,
     residual_norm_backward,
 )
+from ._nn_product import product
 from ._nn_tokens import Draw, EmbeddingGradients, draw, embedding, embedding_backward
+from ._products import PANEL, TIMES, TIMES_TURNED, TURNED_TIMES, product_jit
 from ._sampling import sample_scratch
 from ._spans import spans_of
 
 __all__ = [
     "GELU",
+    "PANEL",
+    "TIMES",
+    "TIMES_TURNED",
+    "TURNED_TIMES",
     "Attention",
     "Draw",
     "EmbeddingGradients",
@@ -71,6 +77,8 @@ __all__ = [
     "layer_norm_backward",
     "layer_norm_backward_jit",
     "layer_norm_jit",
+    "product",
+    "product_jit",
     "residual_norm",
     "residual_norm_backward",
     "residual_norm_jit",

@@ -118,6 +118,16 @@ def gelu_backward(slopes: Any, d_out: Any, out: Any = None) -> GELUGradients:
     return GELUGradients(_into(out, slope * d), _sum(slope * d))
 
 
+# products
+
+
+def product(a: Any, b: Any, turned: str = "", out: Any = None) -> Any:
+    """a b, a' b or a b'."""
+    left, right = _f64(a, b)
+    left, right = left.T if turned == "a" else left, right.T if turned == "b" else right
+    return _into(out, (left[:, :, np.newaxis] * right).sum(axis=1))
+
+
 # attention
 
 

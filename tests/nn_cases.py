@@ -136,6 +136,11 @@ def _attention_step(x):
     )
 
 
+def _product(x):
+    scratch = x.empty(nn.PANEL)
+    return nn.product_jit, (x.x, x.qkv, nn.TURNED_TIMES, 0, scratch, x.ones(x.size.C, 3 * x.size.C))
+
+
 def _draw(x):
     scratch = nn.sample_scratch(V, x.logits.dtype)
     return nn.draw_jit, (x.logits, x.uniforms, *scratch, np.zeros(x.size.N, np.int64), x.empty(x.size.N))

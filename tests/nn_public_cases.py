@@ -76,6 +76,18 @@ def _gelu_backward(rng, B, T, V, dtype):
     return {name: _normal(rng, B, T, V, dtype=dtype) for name in ("slopes", "d_out")}
 
 
+def _product(rng, B, T, V, dtype):
+    return {"a": _normal(rng, B, T, dtype=dtype), "b": _normal(rng, T, V, dtype=dtype)}
+
+
+def _product_a(rng, B, T, V, dtype):
+    return {"a": _normal(rng, B, T, dtype=dtype), "b": _normal(rng, B, V, dtype=dtype), "turned": "a"}
+
+
+def _product_b(rng, B, T, V, dtype):
+    return {"a": _normal(rng, B, T, dtype=dtype), "b": _normal(rng, V, T, dtype=dtype), "turned": "b"}
+
+
 def _draw(rng, B, T, V, dtype):
     return {"logits": 4 * _normal(rng, B, T, V, dtype=dtype), "uniforms": rng.random((B, T))}
 
@@ -155,6 +167,9 @@ CASES = (
     ("gelu", _gelu, _btv),
     ("gelu_without_bias", _gelu_without_bias, _btv, "gelu", "gelu"),
     ("gelu_backward", _gelu_backward, _btv),
+    ("product", _product, lambda B, T, V: (B, T, V), "matmul"),
+    ("product_a", _product_a, lambda B, T, V: (T, B, V), "added_matmul", "product"),
+    ("product_b", _product_b, lambda B, T, V: (B, T, V), "matmul", "product"),
     ("draw", _draw, _btv),
     ("attention", _attention, _attention_shape),
     ("attention_backward", _attention_backward, _attention_shape),

@@ -50,6 +50,52 @@ def wide(array):
     return np.asarray(array, np.float64)
 
 
+# Rows that four do not divide, columns below, between and above a panel's width, sums longer than a panel.
+@DTYPE
+@pytest.mark.parametrize(
+    "size", [(7, 5, 9), (13, 70, 41), (6, 64, 192), (4, 129, 33), (150, 9, 1), (1, 1, 1)]
+)
+@pytest.mark.parametrize("skip", [0, 3])
+def test_products_equal_the_twin(dtype, size, skip):
+    N, C, F = size
+    skip = min(skip, F - 1)
+    rng = np.random.default_rng(0)
+    x, w, d = (rng.normal(size=shape).astype(dtype) for shape in ((N, C), (C, F), (N, F)))
+    panel = np.full(nn.PANEL, np.nan, dtype)
+
+    def check(kind, a, b, before, want):
+        out = before.copy()
+        nn.product_jit(a, b, kind, skip, panel, out)
+        np.testing.assert_allclose(out, want, rtol=0, atol=1000 * np.finfo(dtype).eps)
+
+    kept = np.arange(F) < skip
+    want = np.where(kept, d, reference_nn.product(wide(x), wide(w)))
+    check(nn.TIMES, x, w, d, want)
+    seen = reference_nn.product(wide(d)[:, skip:], wide(w)[:, skip:], turned="b")
+    check(nn.TIMES_TURNED, d, w, x, seen)
+    grown = w + np.where(kept, 0, reference_nn.product(wide(x), wide(d), turned="a"))
+    check(nn.TURNED_TIMES, x, d, w, grown)
+
+
+@pytest.mark.skipif(not JIT, reason="NumPy adds up in an order of its own")
+@DTYPE
+def test_a_row_of_a_product_depends_on_no_other(dtype):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(11, 40)).astype(dtype), rng.normal(size=(40, 70)).astype(dtype)
+    panel, out = np.empty(nn.PANEL, dtype), np.empty((11, 70), dtype)
+    nn.product_jit(x, w, nn.TIMES, 0, panel, out)
+    one = np.empty((1, 70), dtype)
+    for n in range(11):
+        nn.product_jit(x[n : n + 1], w, nn.TIMES, 0, panel, one)
+        np.testing.assert_array_equal(one[0], out[n])
+    x[3], w[:, 5] = np.nan, np.inf
+    again = out.copy()
+    nn.product_jit(x, w, nn.TIMES, 0, panel, again)
+    same = (np.arange(11) != 3)[:, None] & (np.arange(70) != 5)
+    np.testing.assert_array_equal(again[same], out[same])
+    assert not np.isfinite(again[~same]).any()
+
+
 @DTYPE
 @SIZE
 def test_layer_norm_backward_equals_the_twin(dtype, size):

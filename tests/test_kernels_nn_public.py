@@ -276,7 +276,7 @@ def test_out_takes_the_first_result(function, make):
 def test_no_rows_are_no_error(function, make):
     kwargs = make(RNG(9), 2, 2, 3, np.float64)
     caches = {name: kwargs.pop(name) for name in ("key_cache", "value_cache") if name in kwargs}
-    shared = {"gain", "shift", "bias", "table", "position_table"}
+    shared = {"gain", "shift", "bias", "table", "position_table", "b"}
     empty = {
         name: value if name in shared or not isinstance(value, np.ndarray) else value[:0]
         for name, value in kwargs.items()

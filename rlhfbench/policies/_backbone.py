@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from kernels import nn
 
 from ..types import Float, Int
 from ._buffers import Buffers
 from ._packed import Packed
+from ._products import accumulate, times, times_turned
 from ._weights import Layer, Weights
 
 CHUNK = 512
@@ -64,12 +63,12 @@ def next_norm(weights: Weights, i: int) -> tuple[Float, Float]:
     return weights.layers[i + 1].gain1, weights.layers[i + 1].shift1
 
 
-def project(layer: Layer, normed: Float, begin: int, qkv: Float) -> None:
+def project(layer: Layer, normed: Float, begin: int, qkv: Float, get: Buffers) -> None:
     """Queries, keys and values; of the rows before `begin` keys and values only."""
     C = normed.shape[1]
     if begin:
-        np.matmul(normed[:begin], layer.qkv[:, C:], out=qkv[:begin, C:])
-    np.matmul(normed[begin:], layer.qkv, out=qkv[begin:])
+        times(normed[:begin], layer.qkv, qkv[:begin], get, skip=C)
+    times(normed[begin:], layer.qkv, qkv[begin:], get)
 
 
 def attend(
@@ -77,11 +76,11 @@ def attend(
 ) -> None:
     """The block's first half: stream1, normed1 -> stream2, normed2."""
     C = room.normed1.shape[1]
-    project(layer, room.normed1, begin, room.qkv)
+    project(layer, room.normed1, begin, room.qkv, get)
     turned = get("turned", C // heads, packed.longest)
     nn.attention_jit(room.qkv, spans, heads, turned, room.weights, room.mixed)
     branch = get("branch", packed.rows, C)[begin:]
-    np.matmul(room.mixed[begin:], layer.proj, out=branch)
+    times(room.mixed[begin:], layer.proj, branch, get)
     nn.residual_norm_jit(
         room.stream1[begin:],
         branch,
@@ -108,9 +107,9 @@ def feed_forward(
     for some in slices(begin, rows):
         slopes, active = room.slopes[some], room.active[some]
         branch = get("branch", len(active), C)
-        np.matmul(room.normed2[some], layer.up, out=slopes)
+        times(room.normed2[some], layer.up, slopes, get)
         nn.gelu_jit(layer.up_bias, slopes, active)
-        np.matmul(active, layer.down, out=branch)
+        times(active, layer.down, branch, get)
         nn.residual_norm_jit(
             room.stream2[some],
             branch,
@@ -187,13 +186,6 @@ def norm_backward(
     )
 
 
-def accumulate(grad: Float, x: Float, d_out: Float, get: Buffers) -> None:
-    """grad += x' d_out."""
-    product = get("product", *grad.shape)
-    np.matmul(x.T, d_out, out=product)
-    grad += product
-
-
 def feed_forward_backward(
     layer: Layer, grad: Layer, room: Kept, begin: int, d_stream: Float, get: Buffers
 ) -> None:
@@ -202,11 +194,11 @@ def feed_forward_backward(
     for some in slices(begin, rows):
         d_branch, active = d_stream[some], room.active[some]
         d_active, d_normed = get("d_active", *active.shape), get("d_normed", len(active), C)
-        accumulate(grad.down, active, d_branch, get)
-        np.matmul(d_branch, layer.down.T, out=d_active)
+        accumulate(active, d_branch, grad.down, get)
+        times_turned(d_branch, layer.down, d_active, get)
         nn.gelu_backward_jit(room.slopes[some], d_active, grad.up_bias)
-        accumulate(grad.up, room.normed2[some], d_active, get)
-        np.matmul(d_active, layer.up.T, out=d_normed)
+        accumulate(room.normed2[some], d_active, grad.up, get)
+        times_turned(d_active, layer.up, d_normed, get)
         nn.layer_norm_backward_jit(
             d_normed,
             room.stream2[some],
@@ -233,17 +225,17 @@ def attend_backward(
 ) -> Float:
     """Through attention; gives the gradient of all rows of `normed1`."""
     rows, C = d_stream.shape
-    accumulate(grad.proj, room.mixed[begin:], d_stream[begin:], get)
+    accumulate(room.mixed[begin:], d_stream[begin:], grad.proj, get)
     d_mixed = get("d_mixed", rows, C)
-    np.matmul(d_stream[begin:], layer.proj.T, out=d_mixed[begin:])
+    times_turned(d_stream[begin:], layer.proj, d_mixed[begin:], get)
     d_qkv = get("d_qkv", rows, 3 * C)
     d_qkv[:, C:] = 0
     turned, slopes = get("turned", C // heads, packed.longest), get("slopes", packed.widest)
     nn.attention_backward_jit(d_mixed, room.qkv, room.weights, spans, heads, turned, slopes, d_qkv)
     d_normed = get("d_normed", rows, C)
     if begin:
-        accumulate(grad.qkv[:, C:], room.normed1[:begin], d_qkv[:begin, C:], get)
-        np.matmul(d_qkv[:begin, C:], layer.qkv[:, C:].T, out=d_normed[:begin])
-    accumulate(grad.qkv, room.normed1[begin:], d_qkv[begin:], get)
-    np.matmul(d_qkv[begin:], layer.qkv.T, out=d_normed[begin:])
+        accumulate(room.normed1[:begin], d_qkv[:begin], grad.qkv, get, skip=C)
+        times_turned(d_qkv[:begin], layer.qkv, d_normed[:begin], get, skip=C)
+    accumulate(room.normed1[begin:], d_qkv[begin:], grad.qkv, get)
+    times_turned(d_qkv[begin:], layer.qkv, d_normed[begin:], get)
     return d_normed

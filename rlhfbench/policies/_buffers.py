@@ -31,14 +31,19 @@ class Buffers:
         self.dtype = dtype
         self.nbytes = 0
         self._flat: dict[str, Float] = {}
+        self._latest: dict[str, Float] = {}
         self._arena: Float = np.empty(0, dtype)
 
     def __call__(self, name: str, *shape: int) -> Float:
+        view = self._latest.get(name)
+        if view is not None and view.shape == shape:
+            return view
         size = prod(shape)
         flat = self._flat.get(name)
         if flat is None or len(flat) < size:
             flat = self._flat[name] = self._cut(size if flat is None else max(size, len(flat) * 3 // 2))
-        return flat[:size].reshape(shape)
+        view = self._latest[name] = flat[:size].reshape(shape)
+        return view
 
     def _cut(self, size: int) -> Float:
         """The next `size` numbers, and what is left of their last cache line."""

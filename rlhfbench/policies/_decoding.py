@@ -12,6 +12,7 @@ from ..types import Float, Int, Rollout
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed, Prompts
+from ._products import times, times_turned
 from ._weights import Sizes, Weights
 
 
@@ -43,7 +44,7 @@ def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T:
                 _backbone.attend(packed, layer, sizes.heads, room, 0, packed.spans, get)
                 _backbone.feed_forward(layer, room, after, 0, *_backbone.next_norm(weights, i), get)
             else:
-                _backbone.project(layer, room.normed1, packed.rows, room.qkv)
+                _backbone.project(layer, room.normed1, packed.rows, room.qkv, get)
             nn.fill_cache_jit(room.qkv, before, ends, cache.keys[i], cache.values[i])
     return cache
 
@@ -90,20 +91,20 @@ def step(
     nn.layer_norm_jit(stream, layer.gain1, layer.shift1, room.means, room.shares, room.normed)
     row = get("step.row", J)
     for i, layer in enumerate(weights.layers):
-        np.matmul(room.normed, layer.qkv, out=room.qkv)
+        times(room.normed, layer.qkv, room.qkv, get)
         keys, values = cache.keys[i].reshape(B * C, J), cache.values[i].reshape(B * J, C)
         nn.attention_step_jit(room.qkv, slots, ends, heads, keys, values, row, room.normed)
-        np.matmul(room.normed, layer.proj, out=room.branch)
+        times(room.normed, layer.proj, room.branch, get)
         norms = (room.means, room.shares)
         nn.residual_norm_jit(
             stream, room.branch, layer.proj_bias, layer.gain2, layer.shift2, *norms, other, room.normed
         )
-        np.matmul(room.normed, layer.up, out=room.slopes)
+        times(room.normed, layer.up, room.slopes, get)
         nn.gelu_jit(layer.up_bias, room.slopes, room.active)
-        np.matmul(room.active, layer.down, out=room.branch)
+        times(room.active, layer.down, room.branch, get)
         gain, shift = _backbone.next_norm(weights, i)
         nn.residual_norm_jit(other, room.branch, layer.down_bias, gain, shift, *norms, stream, room.normed)
-    np.matmul(room.normed, weights.table[: room.logits.shape[1]].T, out=room.logits)
+    times_turned(room.normed, weights.table[: room.logits.shape[1]], room.logits, get)
 
 
 def empty_rollout(B: int, T: int, dtype: np.dtype[np.floating]) -> Rollout:

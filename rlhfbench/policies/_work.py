@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 from kernels.flops import Work, work
 
 from ..types import Int
@@ -15,56 +18,86 @@ def _sum(*parts: Work) -> Work:
     return sum(parts, start=NOTHING)
 
 
-def _per_layer(packed: Packed, sizes: Sizes) -> list[tuple[int, int, Int]]:
+def _layers(packed: Packed, sizes: Sizes) -> list[tuple[int, int, Int]]:
     """(rows that pass the whole block, rows of which only keys and values are needed, spans) of each block."""
     early = (packed.rows, 0, packed.spans)
     last = (packed.rows - packed.prompt_rows, packed.prompt_rows, packed.spans[packed.prompts :])
     return [early] * (sizes.layers - 1) + [last]
 
 
-def block(sizes: Sizes, rows: int, keys_only: int) -> Work:
-    """One block's forward pass without attention."""
+class _Row(NamedTuple):
+    """Work of one row, of which there is so much for each: `keys` where only keys and values are needed."""
+
+    start: Work
+    block: Work
+    keys: Work
+    start_backward: Work
+    block_backward: Work
+    keys_backward: Work
+    norm_backward: Work
+
+
+@cache
+def _row(sizes: Sizes) -> _Row:
     C, F = sizes.width, sizes.hidden
-    return _sum(
-        work("matmul", rows, C, 3 * C),
-        work("matmul", keys_only, C, 2 * C),
-        work("matmul", rows, C, C),
-        work("matmul", rows, C, F),
-        work("matmul", rows, F, C),
-        work("gelu", rows, F),
-        work("residual_norm", rows, C).times(2),
+    return _Row(
+        start=_sum(work("embedding", 1, C), work("layer_norm", 1, C)),
+        block=_sum(
+            work("matmul", 1, C, 3 * C),
+            work("matmul", 1, C, C),
+            work("matmul", 1, C, F),
+            work("matmul", 1, F, C),
+            work("gelu", 1, F),
+            work("residual_norm", 1, C).times(2),
+        ),
+        keys=work("matmul", 1, C, 2 * C),
+        start_backward=work("embedding_backward", 1, C),
+        block_backward=_sum(
+            _accumulated(1, F, C),
+            work("matmul", 1, C, F),
+            work("gelu_backward", 1, F),
+            _accumulated(1, C, F),
+            work("matmul", 1, F, C),
+            work("layer_norm_backward", 1, C),
+            _accumulated(1, C, C),
+            work("matmul", 1, C, C),
+            _accumulated(1, C, 3 * C),
+            work("matmul", 1, 3 * C, C),
+        ),
+        keys_backward=_accumulated(1, C, 2 * C).plus(work("matmul", 1, 2 * C, C)),
+        norm_backward=work("layer_norm_backward", 1, C),
     )
+
+
+def _attention(kernel: str, sizes: Sizes, seen: tuple[int, int]) -> Work:
+    return work(kernel, sizes.heads, sizes.width // sizes.heads, *seen)
 
 
 def forward(packed: Packed, sizes: Sizes) -> Work:
     """`_backbone.forward`."""
-    C = sizes.width
-    done = [work("embedding", packed.rows, C), work("layer_norm", packed.rows, C)]
-    for rows, keys_only, spans in _per_layer(packed, sizes):
-        done += [
-            block(sizes, rows, keys_only),
-            work("attention", sizes.heads, C // sizes.heads, *packed.seen(spans)),
-        ]
-    return _sum(*done)
+    row = _row(sizes)
+    done = row.start.times(packed.rows)
+    for rows, keys_only, spans in _layers(packed, sizes):
+        done += row.block.times(rows) + row.keys.times(keys_only)
+        done += _attention("attention", sizes, packed.seen(spans))
+    return done
 
 
 def prefill(rows: int, seen: tuple[int, int], sizes: Sizes) -> Work:
     """Keys and values of prompts, in all blocks."""
-    C = sizes.width
-    inner = block(sizes, rows, 0).plus(work("attention", sizes.heads, C // sizes.heads, *seen))
-    start = [work("embedding", rows, C), work("layer_norm", rows, C), work("matmul", rows, C, 2 * C)]
-    return _sum(*start, inner.times(sizes.layers - 1))
+    row = _row(sizes)
+    inner = row.block.times(rows) + _attention("attention", sizes, seen)
+    return (row.start + row.keys).times(rows) + inner.times(sizes.layers - 1)
 
 
 def step(rows: int, pairs: int, sizes: Sizes, vocab_size: int) -> Work:
     """One more token of `rows` sequences that see `pairs` keys altogether, drawn and all."""
-    C = sizes.width
-    inner = block(sizes, rows, 0).plus(work("attention", sizes.heads, C // sizes.heads, pairs, pairs))
+    row = _row(sizes)
+    inner = row.block.times(rows) + _attention("attention", sizes, (pairs, pairs))
     return _sum(
-        work("embedding", rows, C),
-        work("layer_norm", rows, C),
+        row.start.times(rows),
         inner.times(sizes.layers),
-        work("matmul", rows, C, vocab_size),
+        work("matmul", rows, sizes.width, vocab_size),
         work("draw", rows, vocab_size),
     )
 
@@ -78,29 +111,13 @@ def _accumulated(rows: int, inputs: int, outputs: int) -> Work:
 
 def backward(packed: Packed, sizes: Sizes) -> Work:
     """`_backbone.backward`."""
-    C, F, rows = sizes.width, sizes.hidden, packed.rows
-    done = [
-        work("layer_norm_backward", rows - packed.prompt_rows, C),
-        work("embedding_backward", rows, C),
-    ]
-    for whole, keys_only, spans in _per_layer(packed, sizes):
-        done += [
-            _accumulated(whole, F, C),
-            work("matmul", whole, C, F),
-            work("gelu_backward", whole, F),
-            _accumulated(whole, C, F),
-            work("matmul", whole, F, C),
-            work("layer_norm_backward", whole, C),
-            _accumulated(whole, C, C),
-            work("matmul", whole, C, C),
-            work("attention_backward", sizes.heads, C // sizes.heads, *packed.seen(spans)),
-            _accumulated(whole, C, 3 * C),
-            work("matmul", whole, 3 * C, C),
-            _accumulated(keys_only, C, 2 * C),
-            work("matmul", keys_only, 2 * C, C),
-            work("layer_norm_backward", rows, C),
-        ]
-    return _sum(*done)
+    row, own = _row(sizes), packed.rows - packed.prompt_rows
+    done = row.norm_backward.times(own) + row.start_backward.times(packed.rows)
+    for rows, keys_only, spans in _layers(packed, sizes):
+        done += row.block_backward.times(rows) + row.keys_backward.times(keys_only)
+        done += row.norm_backward.times(packed.rows)
+        done += _attention("attention_backward", sizes, packed.seen(spans))
+    return done
 
 
 def head(rows: int, width: int, vocab_size: int) -> Work:

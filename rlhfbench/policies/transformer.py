@@ -16,6 +16,7 @@ from ..types import Float, Int, Rollout
 from . import _backbone, _decoding, _work
 from ._buffers import Buffers, aligned
 from ._packed import Packed, pack, pack_prompts, prompts_alone
+from ._products import accumulate, times, times_turned
 from ._weights import Sizes, initialise, size, views
 from .linear import NEVER
 
@@ -148,8 +149,8 @@ class TransformerPolicy:
         d_hidden = self._get("d_picked", M, C)
         if d_logits is not None:
             d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed)
-            np.matmul(d_rows, self._w.table[: self.vocab_size], out=d_hidden)
-            _backbone.accumulate(self._g.table[: self.vocab_size], d_rows, hidden, self._get)
+            times(d_rows, self._w.table[: self.vocab_size], d_hidden, self._get)
+            accumulate(d_rows, hidden, self._g.table[: self.vocab_size], self._get)
             self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
         if d_values is not None:
             slopes = d_values.reshape(-1)[packed.cells]
@@ -244,14 +245,14 @@ class TransformerPolicy:
 
     def _head(self, hidden: Float, out: Float) -> None:
         """Writes logits (rows, V)."""
-        np.matmul(hidden, self._w.table[: self.vocab_size].T, out=out)
+        times_turned(hidden, self._w.table[: self.vocab_size], out, self._get)
         if self.never is not None:
             out[:, self.never] = NEVER
 
     def _picked(self, d_rows: Float, packed: Packed) -> Float:
         """The rows that have a logit, without what would go to a constant."""
         if packed.whole and self.never is None:
-            return d_rows
+            return np.ascontiguousarray(d_rows, self.params.dtype)
         some = self._get("d_some", len(packed.cells), self.vocab_size)
         np.take(d_rows, packed.cells, axis=0, out=some)
         if self.never is not None:
