@@ -1,9 +1,9 @@
-"""What a transformer needs beside matrix products: the jitted forms, for `rlhfbench.policies`.
+"""What a transformer needs: the jitted forms, for `rlhfbench.policies`.
 
 Rows are tokens: x (N, C). `_blocks` has embedding, layer norm with the residual, GELU in its tanh form (PyTorch's
 `gelu(approximate="tanh")`) and sampling; `_attention` has attention of whole sequences and of one more token, and
-`_attention_gradient` its gradient. Parameter gradients accumulate; what else is written each function says. Twins:
-`reference_nn`.
+`_attention_gradient` its gradient, `_products` the matrix products of narrow layers. Parameter gradients accumulate;
+what else is written each function says. Twins: `reference_nn`.
 """
 
 from __future__ import annotations
