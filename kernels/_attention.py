@@ -23,6 +23,7 @@ from ._rows import LOG2E, NO_TOP
 from ._slim import part, stretch
 
 __all__ = [
+    "ORIGIN",
     "all_dots",
     "attention_jit",
     "attention_step_jit",
@@ -30,6 +31,10 @@ __all__ = [
     "mix_all",
     "turn",
 ]
+
+
+ORIGIN = np.int64(0)
+"""A 0 that is no constant to Numba, which would compile the function that gets it anew for its sake."""
 
 
 @jit(forceinline=True)
@@ -100,7 +105,7 @@ def all_dots(x, first, count, prefix, start, size, turned, table, base):
         i += 4
     while i < count:
         row = stretch(table, base + i * J, base + i * J + prefix + i + 1)
-        _dots(x, first + i, start, size, turned, 0, row)
+        _dots(x, first + i, start, size, turned, ORIGIN, row)
         i += 1
 
 
@@ -332,4 +337,4 @@ def attention_step_jit(qkv, slots, ends, heads, keys, values, row, out):
             weights = stretch(row, 0, end + 1)
             _dots(qkv, n, h * D, D, keys, b * C + h * D, weights)
             _softmax(weights, scale)
-            _mix(row, 0, end + 1, values, h * D, b * J, 0, 0, part(out, n, h * D, h * D + D))
+            _mix(row, ORIGIN, end + 1, values, h * D, b * J, ORIGIN, ORIGIN, part(out, n, h * D, h * D + D))

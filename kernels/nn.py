@@ -1,4 +1,4 @@
-"""What a transformer needs beside matrix products: embedding, layer norm, GELU, causal attention and their gradients.
+"""What a transformer needs: embedding, layer norm, GELU, causal attention and their gradients, products of narrow layers.
 
 Rows are tokens, channels last: x (..., C). float32 and float64 stay what they are; what stands beside the first array
 follows its precision. Each function takes `out`, for its result or the first of several, which must not overlap an
@@ -6,7 +6,7 @@ input; gradients are overwritten. Sequences of attention lie as spans of rows, w
 makes them of a padded batch. Twins: `reference_nn`.
 
 The `_jit` forms take rows (N, C) and check nothing; gradients of parameters accumulate there, and some write over an
-input, as each says: `_blocks`, `_attention`, `_attention_gradient`.
+input, as each says: `_blocks`, `_attention`, `_attention_gradient`, `_products`.
 """
 
 from __future__ import annotations
