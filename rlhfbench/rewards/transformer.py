@@ -33,7 +33,7 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class RewardModelConfig:
-    """How the backbone is trained on preference pairs.
+    """How the backbone is trained on preference pairs; the defaults were chosen on `sentences` at width 32.
 
     Parameters
     ----------
@@ -139,14 +139,17 @@ class TransformerRewardModel:
     def from_state(cls, fields: Mapping[str, Any], arrays: Mapping[str, Float]) -> TransformerRewardModel:
         """The model that gave this `state`: it scores the same bits."""
         for name in ("vocab_size", "max_length", "prompt_length", *SIZES):
-            if type(fields[name]) is not int:
-                raise TypeError(f"{name}: came as {fields[name]!r}, a whole number is needed")
+            if type(fields[name]) is not int or fields[name] < 0:
+                raise TypeError(f"{name}: came as {fields[name]!r}, a whole number from 0 on is needed")
+        if fields["vocab_size"] >= fields["tokens"]:
+            raise ValueError(f"vocab_size: came as {fields['vocab_size']}, less than tokens is needed")
         params = arrays["params"]
         places = fields["prompt_length"] + fields["max_length"]
         sizes = Sizes(fields["tokens"], places, *(fields[name] for name in SIZES[1:]))
         # Before anything is allocated: a damaged field may ask for any amount of memory.
-        if sizes.layers > params.size or params.shape != (size(sizes),):
-            raise ValueError(f"params: came with shape {params.shape}, that of {sizes} is needed")
+        if sizes.layers > params.size or params.shape != (size(sizes),) or params.dtype.kind != "f":
+            came = f"{params.dtype} of shape {params.shape}"
+            raise ValueError(f"params: came as {came}, floating-point numbers for {sizes} are needed")
         dtype = params.dtype.type
         backbone = _blank(sizes, fields["vocab_size"], fields["max_length"], fields["prompt_length"], dtype)
         backbone.params[:] = params
@@ -232,8 +235,7 @@ def read_scores(backbone: TransformerPolicy, prompts: Int, responses: Int, mask:
     B, T = responses.shape
     if backbone.max_length <= T:
         raise ValueError(f"responses: came with {T} tokens, at most {backbone.max_length - 1} are needed")
-    counts = mask > 0
-    lengths = np.where(counts.any(axis=1), T - np.argmax(counts[:, ::-1], axis=1), 0)
+    lengths = np.max(np.where(mask > 0, np.arange(1, T + 1), 0), axis=1, initial=0)
     longer = np.zeros((B, T + 1), np.int64)
     longer[:, :T] = responses
     ends = _at(lengths, np.ones(B, backbone.params.dtype), T + 1)

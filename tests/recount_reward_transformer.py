@@ -1,0 +1,66 @@
+"""Training and scoring of the reward model on a backbone, on numbers that count their own operations.
+
+A program of its own (``NUMBA_DISABLE_JIT=1 python recount_reward_transformer.py``): it prints a list of calls in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+
+import counted
+import numpy as np
+from recount import CountedAdamW, recount
+from test_transformer import MASK, PROMPTS, RESPONSES, make
+
+from rlhfbench.rewards import transformer
+from rlhfbench.types import PreferencePairs
+
+PAIRS = PreferencePairs(PROMPTS, RESPONSES, MASK, RESPONSES[::-1], MASK[::-1])
+# The factor of a clipped gradient is arithmetic among scalars, which nobody counts: one never clips, the other may not.
+CONFIGS = {
+    "with validation": {"epochs": 2, "batch_size": 2, "validation": 0.4, "max_grad_norm": 1e9},
+    "without": {"epochs": 1, "batch_size": 4, "validation": 0, "weight_decay": 0, "max_grad_norm": 0},
+}
+
+
+def counting(copied):
+    """What copies a backbone, such that the 0s of its new head count as well."""
+
+    def copy(sft):
+        backbone = copied(sft)
+        backbone.params[:] = recount(backbone.params)
+        return backbone
+
+    return copy
+
+
+def main():
+    transformer.AdamW = CountedAdamW
+    transformer._with_one_more_place = counting(transformer._with_one_more_place)
+    transformer.CHUNK = 4
+    sft = make(layers=1, width=4)
+    sft.params = recount(sft.params)
+    sft._bind()
+    found = []
+
+    def note(call, charged):
+        total = [sum(work[i] for work in charged) for i in range(2)]
+        found.append({"call": call, "charged": total, "executed": counted.counts()})
+
+    for name, options in CONFIGS.items():
+        config = transformer.RewardModelConfig(**options)
+        counted.reset()
+        model, training = transformer.train_transformer_reward_model(
+            PAIRS, sft, np.random.default_rng(0), config
+        )
+        note(f"training {name}", [training.work])
+        charged = []
+        model.charge = lambda work, sequences, charged=charged: charged.append(work)
+        counted.reset()
+        model.score(PROMPTS, RESPONSES, MASK.astype(object))
+        note("scoring", charged)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
