@@ -1,4 +1,4 @@
-"""What a transformer needs: embedding, layer norm, GELU, causal attention and their gradients, products of narrow layers.
+"""What a transformer needs: embedding, layer norm, GELU, causal attention, their gradients, products of narrow layers.
 
 Rows are tokens, channels last: x (..., C). float32 and float64 stay what they are; what stands beside the first array
 follows its precision. Each function takes `out`, for its result or the first of several, which must not overlap an
