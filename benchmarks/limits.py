@@ -63,12 +63,29 @@ def _nothing_5(a: Any, b: Any, c: Any, d: float, e: Any, f: Any) -> int:
     return 0
 
 
+@jit
+def _nothing_10(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any) -> int:
+    return 0
+
+
 def empty_calls() -> dict[int, Callable[[], Any]]:
     """Jitted functions of so many arrays that do nothing: what Numba takes to get there and back."""
     x, y, z, mask, out = (np.ones((1, 2), np.float32) for _ in range(5))
     tokens, one = np.zeros(1, np.int64), np.empty(1, np.float32)
+    ten = [np.ones((1, 2), np.float32) for _ in range(10)]
     return {
         2: lambda: _nothing_2(x, one),
         3: lambda: _nothing_3(x, tokens, one),
         5: lambda: _nothing_5(x, y, z, 0.2, mask, out),
+        10: lambda: _nothing_10(*ten),
+    }
+
+
+def array_costs() -> dict[str, Callable[[], Any]]:
+    """What a public function cannot do without: one look at an array that came, and one array made for a result."""
+    x, shape, dtype = np.ones((2, 2), np.float32), (2, 2), np.dtype(np.float32)
+    return {
+        "look": lambda: (x.dtype, x.shape, x.flags.carray),
+        "new": lambda: np.empty(shape, dtype),
+        "call": lambda: None,
     }

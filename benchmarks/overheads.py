@@ -42,16 +42,36 @@ print(2 * middle - start - perf_counter())
 """
 
 
-def public_calls() -> dict[str, float]:
-    """Each public function on arrays of a few numbers, as users call it: without `out=`."""
-    calls = {}
+def public_calls() -> dict[str, tuple[float, float]]:
+    """Each public function on arrays of a few numbers, as users call it: without `out=`. Seconds a call, and the floor.
+
+    That is one look at each array which comes, one new array for each which is returned, and a jitted call which is
+    handed them all and does nothing.
+    """
+    calls, arrays = {}, {}
     for name, case in cases.CASES.items():
         if "+" in name:
             continue
         kind = "logits" if case.over_vocabulary else "tokens" if case.sizes is cases.TOKENS else "parameters"
         prepare = case.ours.get("rlhfbench, new array", case.ours["rlhfbench"])
-        calls[name] = prepare(*case.arguments(*TINY[kind]))
-    return {name: timing.best for name, timing in interleave(calls, seconds=3.0).items()}
+        arguments = case.arguments(*TINY[kind])
+        calls[name] = prepare(*arguments)
+        arrays[name] = _arrays(arguments), _arrays(calls[name]())
+    costs = limits.array_costs() | {str(n): call for n, call in limits.empty_calls().items()}
+    best = {name: timing.best for name, timing in interleave(calls | costs, seconds=4.0).items()}
+    look, new, few, many = (best[name] - best["call"] for name in ("look", "new", "2", "10"))
+
+    def floor(read: int, made: int) -> float:
+        return read * look + made * new + few + (read + made - 2) * (many - few) / 8 + best["call"]
+
+    return {name: (best[name], floor(*arrays[name])) for name in calls}
+
+
+def _arrays(values: Any) -> int:
+    """How many arrays there are in a result, or among arguments."""
+    if isinstance(values, tuple | list):
+        return sum(map(_arrays, values))
+    return int(isinstance(values, np.ndarray) and values.ndim > 0)
 
 
 def jitted_from_python() -> dict[str, tuple[int, float, float]]:

@@ -63,9 +63,9 @@ def mask_like(mask: Any, like: Array) -> Array:
     return array
 
 
-def check_mask(mean: float) -> None:
-    """A mean of weights over the mask is NaN only where the mask itself is wrong."""
-    if mean != mean:
+def check_mask(weight: float) -> None:
+    """What kernels return of the mask alone, its sum or a share of it, is NaN only where the mask itself is wrong."""
+    if weight != weight:
         raise ValueError(
             "mask: came with negative, infinite or NaN weights, finite ones of at least 0 are needed"
         )

@@ -157,11 +157,11 @@ def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
     shape, dtype = r.shape, r.dtype
     advantages, returns = np.empty(shape, dtype), np.empty(shape, dtype)
     if len(shape) == 2:
-        mean = gae_jit(r, v, m, discount, weight, advantages, returns)
+        total = gae_jit(r, v, m, discount, weight, advantages, returns)
     else:
         r, v, m, a, b = (x.reshape(-1, T) for x in (r, v, m, advantages, returns))
-        mean = gae_jit(r, v, m, discount, weight, a, b)
-    check_mask(mean)
+        total = gae_jit(r, v, m, discount, weight, a, b)
+    check_mask(total)
     return GAE(advantages, returns)
 
 

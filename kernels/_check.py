@@ -213,8 +213,9 @@ def output(
         raise ValueError(f"{name}: came with gaps or in another order, {needed} needed")
     if not out.flags.writeable:
         raise ValueError(f"{name}: came read-only, a writable array is needed")
-    for array in map(np.asarray, inputs):
-        if may_overlap(out, array) and not (rows and _is_same(out, array)):
+    for value in inputs:
+        array = value if type(value) is np.ndarray else np.asarray(value)
+        if may_overlap(out, array) and not (rows and (array is out or _is_same(out, array))):
             raise ValueError(f"{name}: overlaps an input, memory of its own is needed")
     return out
 

@@ -16,7 +16,6 @@ from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
 from ._row import at, buffer, length, narrow, row_of
 from ._row_groups import group_size, inside, read_rows, weigh_rows, write_gradient, write_logs
 from ._rows import LOG2E, logprob, write_token_gradient
-from ._veclog import log
 from ._vecmath import plus, wide
 
 
@@ -141,17 +140,19 @@ def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
     """First half of a loss on whole sequences. Writes logprobs, tops, masses (N,)."""
     N, V = logits.shape
     scale, group = narrow(LOG2E / temperature, logits), group_size(V)
-    chosen, some_tops, some_masses = buffer(logits, scale), buffer(logits, scale), buffer(logits, 0.0)
+    chosen, some_tops = buffer(logits, scale), buffer(logits, scale)
+    some_masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
         outside += read_rows(logits, tokens, weights, first, count, scale, chosen, some_tops, some_masses)
+        write_logs(some_masses, count, logs)
         for g in range(count):
             n = first + g
             logprobs[n] = weights[n] - weights[n]
             if weights[n] > 0:
                 tops[n], masses[n] = at(some_tops, g), at(some_masses, g)
-                logprobs[n] = logprob(at(chosen, g), scale, tops[n], log(masses[n]))
+                logprobs[n] = logprob(at(chosen, g), scale, tops[n], at(logs, g))
     return outside
 
 

@@ -17,6 +17,7 @@ from ._rows import (
     BLOCK,
     LN2,
     NO_TOP,
+    START,
     block_gaps,
     block_mass,
     block_moments,
@@ -32,8 +33,14 @@ from ._vecmath import wide
 
 @jit
 def group_size(V):
-    """Rows of a group: as many as stay in the first-level cache together."""
-    return max(1, min(BUFFER, 2 * BLOCK // V))
+    """Rows of a group, a power of two: as many as stay in the first-level cache together.
+
+    Found without a division, which takes as long as all else that a call does before its first row.
+    """
+    rows = BUFFER
+    while rows > 1 and rows * V > 2 * BLOCK:
+        rows >>= 1
+    return rows
 
 
 @jit
@@ -50,7 +57,7 @@ def normalizers(logits, live, first, count, scale, tops, masses):
     _write_tops(logits, live, first, count, tops)
     for g in range(count):
         if _is_live(live, first + g):
-            put(masses, g, block_mass(row_of(logits, first + g), 0, V, scale, at(tops, g)))
+            put(masses, g, block_mass(row_of(logits, first + g), START, V, scale, at(tops, g)))
 
 
 @jit
@@ -66,7 +73,7 @@ def write_moments(logits, first, count, scale, tops, masses, moments):
         return
     _write_tops(logits, None, first, count, tops)
     for g in range(count):
-        mass, moment = block_moments(row_of(logits, first + g), 0, V, scale, at(tops, g))
+        mass, moment = block_moments(row_of(logits, first + g), START, V, scale, at(tops, g))
         put(masses, g, mass)
         put(moments, g, moment)
 
@@ -89,7 +96,7 @@ def write_gaps(logits, ref_logits, first, count, scale, tops, ref_tops, masses, 
     _write_tops(ref_logits, None, first, count, ref_tops)
     for g in range(count):
         row, ref_row = row_of(logits, first + g), row_of(ref_logits, first + g)
-        mass, ref_mass, gap = block_gaps(row, ref_row, 0, V, scale, at(tops, g), at(ref_tops, g))
+        mass, ref_mass, gap = block_gaps(row, ref_row, START, V, scale, at(tops, g), at(ref_tops, g))
         put(masses, g, mass)
         put(ref_masses, g, ref_mass)
         put(gaps, g, gap)
@@ -175,7 +182,7 @@ def _write_tops(logits, live, first, count, tops):
     for g in range(count):
         if _is_live(live, first + g):
             row = row_of(logits, first + g)
-            put(tops, g, block_top(row, 0, length(row), narrow(NO_TOP, row)))
+            put(tops, g, block_top(row, START, length(row), narrow(NO_TOP, row)))
 
 
 @jit

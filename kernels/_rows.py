@@ -20,6 +20,7 @@ from ._row import at, length, narrow, put
 from ._vecmath import wide
 
 BLOCK = 2048
+START = np.int64(0)  # a literal 0 would have what it is handed to compiled once more
 LOG2E = 1 / math.log(2)
 LN2 = math.log(2)
 # Below any element that is not to have weight 0; finite, so that differences are no NaN.

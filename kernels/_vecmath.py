@@ -69,49 +69,45 @@ def _is_float(*kinds):
     return all(kind in (types.float32, types.float64) for kind in kinds)
 
 
-@intrinsic
-def _maximum(typingctx, a, b):
-    def codegen(context, builder, signature, arguments):
-        kind = arguments[0].type
-        name = "llvm.maxnum.f32" if kind == ir.FloatType() else "llvm.maxnum.f64"
-        function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(kind, [kind, kind]))
-        return builder.call(function, arguments)
-
-    return a(a, a), codegen
+@extending.type_callable(larger)
+def _type_larger(context):
+    return lambda a, b: a if _is_float(a) and a == b else None
 
 
-@extending.overload(larger)
-def _larger(a, b):
-    if _is_float(a, b) and a == b:
-        return lambda a, b: _maximum(a, b)
-    return lambda a, b: b if b > a else a
+@extending.lower_builtin(larger, types.Float, types.Float)
+def _lower_larger(context, builder, signature, arguments):
+    kind = arguments[0].type
+    name = "llvm.maxnum.f32" if kind == ir.FloatType() else "llvm.maxnum.f64"
+    function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(kind, [kind, kind]))
+    return builder.call(function, arguments)
 
 
-@intrinsic
-def _add_in_any_order(typingctx, total, x):
-    def codegen(context, builder, signature, arguments):
-        return builder.fadd(*arguments, flags=("reassoc",))
-
-    return total(total, total), codegen
+@extending.type_callable(plus)
+def _type_plus(context):
+    return lambda total, x: total if total == types.float64 and _is_float(x) else None
 
 
-@extending.overload(plus)
-def _plus(total, x):
-    if total == types.float64 and _is_float(x):
-        return lambda total, x: _add_in_any_order(total, np.float64(x))
-    return lambda total, x: total + x
+@extending.type_callable(add)
+def _type_add(context):
+    return lambda total, x: total if _is_float(total) and total == x else None
 
 
-@extending.overload(add)
-def _add(total, x):
-    if _is_float(total, x) and total == x:
-        return lambda total, x: _add_in_any_order(total, x)
-    return lambda total, x: total + x
+@extending.lower_builtin(plus, types.Float, types.Float)
+@extending.lower_builtin(add, types.Float, types.Float)
+def _lower_add(context, builder, signature, arguments):
+    total, x = arguments
+    x = context.cast(builder, x, signature.args[1], signature.args[0])
+    return builder.fadd(total, x, flags=("reassoc",))
 
 
-@extending.overload(wide)
-def _wide(x):
-    return (lambda x: np.float64(x)) if _is_float(x) else (lambda x: x)
+@extending.type_callable(wide)
+def _type_wide(context):
+    return lambda x: types.float64 if _is_float(x) else None
+
+
+@extending.lower_builtin(wide, types.Float)
+def _lower_wide(context, builder, signature, arguments):
+    return context.cast(builder, arguments[0], signature.args[0], types.float64)
 
 
 @extending.type_callable(vector_loops)

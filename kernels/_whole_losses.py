@@ -193,6 +193,8 @@ def grpo_loss_jit(
             aggregation,
             slopes.reshape(shape),
         )
+        if has_ref and B == 0:
+            kl = np.float64(0.0)
     return total, outside, loss, clipfrac, kl
 
 
@@ -299,5 +301,6 @@ def dpo_loss_jit(
 def _repeat(values, out):
     """Writes out (N,): each of (B,) as often as fills it."""
     T = out.shape[0] // values.shape[0]
-    for n in range(out.shape[0]):
-        out[n] = values[n // T]
+    for b in range(values.shape[0]):
+        for t in range(T):
+            out[b * T + t] = values[b]

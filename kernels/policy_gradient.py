@@ -210,6 +210,8 @@ def grpo(
     ref = refs[0] if refs else lp[:0]
     loss, clipfrac, kl = grpo_jit(lp, old, ref, each, m, low, high, strength, AGGREGATIONS[loss_type], out)
     check_mask(clipfrac)
+    if refs and not lp.size:  # what the jitted form takes for no reference
+        kl = 0.0
     return GRPO(loss, d, clipfrac, kl)
 
 

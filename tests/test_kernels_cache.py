@@ -27,16 +27,16 @@ from ._helper import factor
 from ._jit import jit
 
 @jit
-def caller(x):
+def caller_jit(x):
     return factor(x) + 1.0
 """
 PROGRAM = """
 import warnings
 warnings.simplefilter("error")
-from cached.caller import caller
-value = caller(3.0)
-hits = sum(caller.stats.cache_hits.values())
-print(value, hits, caller.stats.cache_path)
+from cached.caller import caller_jit
+value = caller_jit(3.0)
+hits = sum(caller_jit.stats.cache_hits.values())
+print(value, hits, caller_jit.stats.cache_path)
 """
 
 
@@ -123,8 +123,8 @@ def test_without_a_writable_folder_it_warns_once_and_works(package):
 import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    from cached.caller import caller
-    print(caller(3.0), len(caught), caught[0].category.__name__, caught[0].message)
+    from cached.caller import caller_jit
+    print(caller_jit(3.0), len(caught), caught[0].category.__name__, caught[0].message)
 """
     environment = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked), "NUMBA_CACHE_DIR": str(blocked)}
     value, count, rest = run(package, program, **environment)

@@ -5,10 +5,12 @@ Each guard is also shown a kernel that breaks it.
 
 from __future__ import annotations
 
+import importlib
 import platform
 import re
 import sys
 from collections import defaultdict
+from types import FunctionType
 
 import kernel_cases as table
 import numba
@@ -17,7 +19,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 from numba.core.runtime import rtsys
 
-from kernels._jit import REASSOC, jit
+from kernels._jit import PACKAGE, REASSOC, jit
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 CASE = pytest.mark.parametrize("case", table.CASES, ids=lambda case: case.name)
@@ -132,6 +134,26 @@ def scaled(x, factor):
 def test_an_unconverted_scalar_is_noticed(monkeypatch):
     kwargs = {"x": np.ones(3), "factor": 2.0}
     assert respecialised(recorded(monkeypatch, scaled, *variants(kwargs)))
+
+
+# --- entries from Python
+
+
+def test_python_calls_no_function_that_is_for_jitted_code_alone():
+    """Such a call would end the process: there is nothing to call."""
+    files = sorted(PACKAGE.glob("[!_]*.py")) + sorted(PACKAGE.glob("_[!_]*.py"))
+    modules = [importlib.import_module(f"kernels.{file.stem}") for file in files]
+    seen = set()
+    for module in modules:
+        for function in vars(module).values():
+            if (
+                isinstance(function, FunctionType) and "return" in function.__annotations__
+            ):  # what is jitted has none
+                used = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+                called = {name for name, value in used.items() if isinstance(value, Dispatcher)}
+                assert all(name.endswith("_jit") for name in called), function
+                seen |= called
+    assert {"token_logprobs_jit", "weights_jit", "fit_bradley_terry_jit"} <= seen
 
 
 # --- allocations

@@ -62,6 +62,13 @@ def test_grpo_aggregations_by_hand():
         assert np.isnan(result.kl)
 
 
+@pytest.mark.parametrize("compute", [g.grpo, reference.grpo])
+def test_grpo_of_no_sequence_has_a_divergence_only_from_a_reference(compute):
+    none = np.zeros((0, 4))
+    assert np.isnan(compute(none, none, [], none, 0.2).kl)
+    assert compute(none, none, [], none, 0.2, ref_logprobs=none).kl == 0
+
+
 def test_grpo_over_all_tokens_is_ppo():
     lp, old, ref = drawn(3, seed=9)
     advantages = np.array([1.0, 2.0, -1.0])

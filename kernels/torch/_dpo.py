@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _batch, from_logits, preference
-from .._check import Array, like, number
+from .._check import Array, shaped
 from .._from_logits import weighted_sums_jit
 from .._tokens import Tokens, read_tokens
 from . import _tensors
@@ -108,21 +108,24 @@ def dpo_loss(
     arrays = [_tensors.logits_of("logits", tensor) for tensor in whole]
     x, y = arrays if paired else _halves("logits", arrays[0])
     t, u = _constants("tokens", tokens)
-    refs, (m, n) = _constants("ref_logps", ref_logps), _constants("mask", mask)
+    (m, n), dtype = _constants("mask", mask), _batch.number(_batch.stored(x))
+    ref_up, ref_down = (
+        shaped("ref_logps", ref, dtype, z.shape[:-2], "one a response")
+        for ref, z in zip(_constants("ref_logps", ref_logps), (x, y), strict=True)
+    )
     share = _tensors.share(threads, whole[0])
     if not needs_gradient(*whole):
-        heat = number("temperature", temperature, above=0.0)
+        heat = _batch.temperature(temperature)
         x, y = (_batch.logits(("logits",), z)[0] for z in (x, y))
         chosen = read_tokens(x, t, m, ignore_index, "chosen_")
         rejected = read_tokens(y, u, n, ignore_index, "rejected_")
         up, down = (_sums(half, heat, share) for half in (chosen, rejected))
-        ref_up, ref_down = (like("ref_logps", ref, up.dtype) for ref in refs)
         loss, _, _, *rewards = preference.dpo(up, down, ref_up, ref_down, beta, label_smoothing)
         return DPOLoss(*numbers(up.dtype, loss), *map(torch.from_numpy, (*rewards, up, down)))
     gradients = tuple(_tensors.empty_like(tensor) for tensor in whole)
     written = [_tensors.memory(d) for d in gradients]
     loss, _, _, *shown = from_logits.dpo_from_logits(
-        *(x, y, t, u, *refs, beta),
+        *(x, y, t, u, ref_up, ref_down, beta),
         chosen_mask=m,
         rejected_mask=n,
         label_smoothing=label_smoothing,

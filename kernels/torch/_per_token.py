@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _batch, categorical
-from .._check import Array, number
+from .._check import Array
 from .._from_logits import backward_jit, forward_jit
 from .._tokens import Tokens, read_tokens
 from . import _tensors
@@ -37,7 +37,7 @@ def logprobs_of(
 ) -> tuple[Tokens, Array]:
     """What the losses start from where no gradient is asked for."""
     read = read_tokens(_rows_of(logits), tokens, mask, ignore_index)
-    heat = number("temperature", temperature, above=0.0)
+    heat = _batch.temperature(temperature)
     return read, score(read, heat, _tensors.share(threads, logits))[0]
 
 
@@ -89,7 +89,7 @@ def token_logprobs(
     ignore_index : int
         Tokens of this value are not read either.
     temperature : float
-        Above 0.
+        From 1e-30 to 1e30.
     threads : int, optional
 
     Returns
@@ -106,7 +106,7 @@ def token_logprobs(
     """
     _tensors.logits_of("logits", logits)
     counts = None if mask is None else np.asarray(constant("mask", mask)) != 0
-    heat, share = number("temperature", temperature, above=0.0), _tensors.share(threads, logits)
+    heat, share = _batch.temperature(temperature), _tensors.share(threads, logits)
     result: Tensor = _TokenLogprobs.apply(logits, tokens, counts, ignore_index, heat, share)
     return result
 
