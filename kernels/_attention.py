@@ -19,11 +19,10 @@ from ._jit import jit
 from ._lanemath import fma, larger, largest, power, total
 from ._lanes import load, load_part, splat, store, store_part, width
 from ._row import at, length, narrow, put
-from ._rows import LOG2E, NO_TOP
+from ._rows import LOG2E, NO_TOP, START
 from ._slim import part, stretch
 
 __all__ = [
-    "ORIGIN",
     "all_dots",
     "attention_jit",
     "attention_step_jit",
@@ -31,10 +30,6 @@ __all__ = [
     "mix_all",
     "turn",
 ]
-
-
-ORIGIN = np.int64(0)
-"""A 0 that is no constant to Numba, which would compile the function that gets it anew for its sake."""
 
 
 @jit(forceinline=True)
@@ -105,7 +100,7 @@ def all_dots(x, first, count, prefix, start, size, turned, table, base):
         i += 4
     while i < count:
         row = stretch(table, base + i * J, base + i * J + prefix + i + 1)
-        _dots(x, first + i, start, size, turned, ORIGIN, row)
+        _dots(x, first + i, start, size, turned, START, row)
         i += 1
 
 
@@ -337,4 +332,4 @@ def attention_step_jit(qkv, slots, ends, heads, keys, values, row, out):
             weights = stretch(row, 0, end + 1)
             _dots(qkv, n, h * D, D, keys, b * C + h * D, weights)
             _softmax(weights, scale)
-            _mix(row, ORIGIN, end + 1, values, h * D, b * J, ORIGIN, ORIGIN, part(out, n, h * D, h * D + D))
+            _mix(row, START, end + 1, values, h * D, b * J, START, START, part(out, n, h * D, h * D + D))

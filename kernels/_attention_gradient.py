@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 
-from ._attention import ORIGIN, all_dots, mix_all, turn
+from ._attention import all_dots, mix_all, turn
 from ._jit import jit
 from ._lanemath import fma, total
 from ._lanes import load, load_part, splat, store, store_part, width
 from ._row import at, length, narrow
+from ._rows import START
 from ._slim import part, stretch
 
 __all__ = ["attention_backward_jit"]
@@ -186,8 +187,8 @@ def attention_backward_jit(d_out, qkv, weights, spans, heads, turned, slopes, d_
             key, value = C + h * D, 2 * C + h * D
             turn(qkv, value, D, (first, count, before, prefix), turned)
             base = start + h * count * J
-            all_dots(d_out, first, count, prefix, h * D, D, turned, slopes, ORIGIN)
+            all_dots(d_out, first, count, prefix, h * D, D, turned, slopes, START)
             _through_all(weights, base, slopes, count, prefix, scale)
-            mix_all(slopes, ORIGIN, qkv, key, first, count, before, prefix, d_qkv, h * D, D)
-            _gather_all(slopes, ORIGIN, qkv, h * D, first, count, before, prefix, d_qkv, key, D)
+            mix_all(slopes, START, qkv, key, first, count, before, prefix, d_qkv, h * D, D)
+            _gather_all(slopes, START, qkv, h * D, first, count, before, prefix, d_qkv, key, D)
             _gather_all(weights, base, d_out, h * D, first, count, before, prefix, d_qkv, value, D)
