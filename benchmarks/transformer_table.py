@@ -1,0 +1,209 @@
+"""The transformer beside PyTorch, JAX, TRL and transformers: measure, judge, print or write into docs/performance.md.
+
+    python -m benchmarks.transformer_table [--trl PYTHON] [--trl-ppo PYTHON] [-k PATTERN] [--quick]
+                                           [--json FILE] [--write]
+    python -m benchmarks.transformer_table --from FILE [--write]
+
+TRL 1.16 has no PPO any more and 1.9 was the last that had it, so each may have an interpreter of its own; without one
+they are looked for where this runs. What is not installed is named as not measured. Every side is a process of its own
+with one thread; those of a case stay on one core and take turns, call by call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks import transformer_cases
+from benchmarks.table import machine, write
+from benchmarks.transformer_cases import SIZES, Size
+from benchmarks.transformer_goals import GENERATE, GRPO, MATMUL, OURS, PPO, PRODUCTS, TRL, Found, markdown
+from benchmarks.turns import SETTINGS, Side, take_turns
+from rlhfbench.algorithms import dpo, ppo
+
+BEGIN, END = "<!-- benchmarks.transformer_table: begin -->", "<!-- benchmarks.transformer_table: end -->"
+TRL_SIDES = {
+    "DPO step": {TRL: "dpo"},
+    "PPO update": {PPO: "ppo", GRPO: "grpo"},
+    "sampling": {GENERATE: "generate"},
+}
+"""Names of the sides that another interpreter runs, and of their cases there."""
+MODULE = "benchmarks.transformer_side"
+SCRIPT = Path(__file__).parent / "peers" / "trl_cases.py"
+JOB_POLICY = "transformer:layers=2,width=32,heads=4"
+JOB_SEEDS, JOB_CORES = 10, 2
+
+
+class Peers:
+    """Which interpreter runs what of TRL; None: nothing does."""
+
+    def __init__(self, trl: str | None, trl_ppo: str | None) -> None:
+        here = sys.executable if find_spec("trl") else None
+        self.latest, self.with_ppo = trl or here, trl_ppo or here
+
+    def command(self, side: str, case: str, size: Size) -> list[str] | None:
+        python = self.with_ppo if side == PPO else self.latest
+        return None if python is None else [python, "-I", str(SCRIPT), case, json.dumps(size._asdict())]
+
+
+def sides(case: str, size: Size, peers: Peers, ours: bool = True) -> list[Side]:
+    """All that could be started."""
+    given, commands = json.dumps(size._asdict()), {}
+    if ours:
+        libraries = {OURS: "rlhfbench"} | {name: name for name in ("torch", "jax") if _has(name, case)}
+        commands = {side: [sys.executable, "-m", MODULE, name, case, given] for side, name in libraries.items()}
+        for name, work in ((MATMUL, "matmul"), (PRODUCTS, case)):
+            commands[name] = [sys.executable, "-m", MODULE, "machine", work, given]
+    for name, theirs in TRL_SIDES[case].items():
+        command = peers.command(name, theirs, size)
+        if command is not None:
+            commands[name] = command
+    started = [Side(name, command) for name, command in commands.items()]
+    found = [side for side in started if side.ready()]
+    for side in started:
+        if side not in found:
+            side.close()
+    return found
+
+
+def _has(library: str, case: str) -> bool:
+    return find_spec(library) is not None and (library != "jax" or case == "DPO step")
+
+
+def record(case: str, size: Size, peers: Peers, seconds: float, ours: bool = True) -> dict[str, Any]:
+    """All sides of a case in one round robin."""
+    found = sides(case, size, peers, ours)
+    try:
+        peaks = {side.name: side.ask("peak") for side in found}
+        times = take_turns(found, seconds, rounds=5) if found else {}
+    finally:
+        for side in found:
+            side.close()
+    measured = {
+        side.name: times[side.name]._asdict() | {"peak": peaks[side.name], "about": side.about}
+        for side in found
+    }
+    return {"case": case, "size": size._asdict(), "sides": measured}
+
+
+def measure(found: Found, peers: Peers, pattern: str, quick: bool) -> Iterator[str]:
+    """Replace what `found` holds on the cases that match; yields after each, so that it can be kept."""
+    for name, size in SIZES.items():
+        for case in transformer_cases.CASES:
+            title = f"{case}, {name}"
+            if pattern in title:
+                found.records[title] = record(case, size, peers, 3.0 if quick else 15.0)
+                yield title
+    for case in transformer_cases.CASES:
+        title = f"profile of {case}"
+        if pattern in title:
+            found.profiles[case] = profile(case, SIZES["width 64"])
+            yield title
+    if pattern in "ten seeds":
+        found.job.update(job(peers, quick))
+        yield "ten seeds"
+
+
+def profile(case: str, size: Size) -> Any:
+    command = [sys.executable, "-m", "benchmarks.transformer_profile", case, json.dumps(size._asdict())]
+    done = subprocess.run(command, env=os.environ | SETTINGS, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+# Ten seeds
+
+
+def job_sizes() -> tuple[Size, Size, int, int]:
+    """Sizes of DPO's and of PPO's updates in `compare ppo dpo`, and how many of each a seed takes."""
+    from rlhfbench.jobs import open_task
+    from rlhfbench.seeding import stream
+
+    task = open_task("sentences", None).for_seed(stream(0, "split"))
+    prompt = task.prompts(1, stream(0, "prompts")).shape[1]
+    many, few = ppo.PPOConfig(), dpo.DPOConfig()
+    size = Size(width=32, vocab=len(task.vocab), prompt=prompt, length=task.max_length)
+    pairs = len(task.preferences(None, stream(0, "preferences"), _reference(task)))
+    updates = few.epochs * -(-pairs // few.batch_size)
+    rollout = size._replace(
+        rows=many.batch_size, epochs=many.num_ppo_epochs, minibatches=many.num_mini_batches
+    )
+    return size._replace(rows=few.batch_size), rollout, updates, many.updates
+
+
+def _reference(task: Any) -> Any:
+    from rlhfbench.prepare import make_policy
+
+    return make_policy("linear", task)
+
+
+def job(peers: Peers, quick: bool) -> dict[str, Any]:
+    """Seconds of our command, of one update of each of TRL's trainers, and how many updates the job has."""
+    pairs, rollout, dpo_updates, ppo_updates = job_sizes()
+    found: dict[str, Any] = {"dpo updates": dpo_updates, "ppo updates": ppo_updates, "seeds": JOB_SEEDS}
+    found |= {"cores": JOB_CORES, "dpo size": pairs._asdict(), "ppo size": rollout._asdict()}
+    for name, case, size in ((TRL, "DPO step", pairs), (PPO, "PPO update", rollout)):
+        
+        if (only.latest, only.with_ppo) != (None, None):
+            found[name] = record(case, size, only, 3.0 if quick else 15.0, ours=False)["sides"].get(name)
+    found[OURS] = ours_in_full()
+    return found
+
+
+def ours_in_full() -> float | None:
+    """Seconds of `compare ppo dpo`, kernels compiled before; None where it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for seeds in ("1", str(JOB_SEEDS)):
+            arms = ["compare", "ppo", "dpo", "--policy", JOB_POLICY, "--seeds", seeds, "--out", f"{folder}/{seeds}"]
+            start = perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-m", "rlhfbench", *arms], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                print(f"compare: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+                return None
+    return perf_counter() - start
+
+
+def load(file: Path | None) -> Found:
+    """What an earlier run kept, or nothing."""
+    if file is None or not file.exists():
+        return Found(machine(), {}, {}, {})
+    return Found(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transformer_table", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--trl", metavar="PYTHON", help="an interpreter that has TRL (DPO, GRPO, generate)")
+    parser.add_argument("--trl-ppo", metavar="PYTHON", help="one that has a TRL with PPO: 1.9 or before")
+    parser.add_argument("-k", dest="pattern", default="", help="only the cases whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="3 s a case instead of 15")
+    parser.add_argument("--json", type=Path, help="keep everything measured in this file; other cases in it stay")
+    parser.add_argument("--from", dest="given", type=Path, help="take the numbers of such a file")
+    parser.add_argument("--write", action="store_true", help="into docs/performance.md instead of printing")
+    options = parser.parse_args(argv)
+    found = load(options.given or options.json)
+    if not options.given:
+        for title in measure(found, Peers(options.trl, options.trl_ppo), options.pattern, options.quick):
+            print(title, file=sys.stderr, flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(found._asdict()), encoding="utf-8")
+    text = markdown(found)
+    if options.write:
+        write(text, BEGIN, END)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
