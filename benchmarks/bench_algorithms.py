@@ -14,11 +14,12 @@ import pytest
 from rlhfbench.compute import ComputeMeter
 from rlhfbench.evaluation import Evaluator
 from rlhfbench.jobs import open_task
-from rlhfbench.prepare import Prepared, fine_tune, make_policy, prepare
+from rlhfbench.prepare import Prepared, prepare
 from rlhfbench.registry import parse_arm
 from rlhfbench.rewards.bradley_terry import train_reward_model
 from rlhfbench.run import run
 from rlhfbench.seeding import stream
+from rlhfbench.sft import fine_tune, make_policy
 
 
 @pytest.fixture(scope="module", params=["sentences", "hh_harmless"])

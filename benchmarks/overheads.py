@@ -33,7 +33,7 @@ STARTUP = """
 from time import perf_counter
 from rlhfbench.jobs import warm_up, warm_up_job
 from rlhfbench.registry import parse_arm
-job = warm_up_job([parse_arm("ppo"), parse_arm("dpo")])
+job = warm_up_job([parse_arm("ppo"), parse_arm("dpo")], "linear")
 start = perf_counter()
 warm_up(job)
 middle = perf_counter()

@@ -6,8 +6,8 @@ import inspect
 from typing import Any
 
 from .errors import InputError
-from .prepare import POLICIES
 from .registry import algorithm_names, load_algorithm, load_task, task_names
+from .sft import POLICIES
 
 
 def algorithms() -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ def compare(
     data : str, optional
         A file of preference pairs.
     policy : str, optional
-        ``linear`` or ``tabular``; by default what suits the task.
+        ``transformer[:layers=2,width=32,heads=4]``, ``linear`` or ``tabular``; by default what suits the task.
     seeds : int, optional
         Number of paired seeds, from 0 on: 10, or 3 with `quick`.
     budget : float, optional
@@ -86,9 +86,11 @@ def compare(
         On Ctrl-C, with what was finished.
     """
     require(len(arms) >= 1, "algorithms", len(arms), "at least one")
+    texts = [arms] if isinstance(arms, str) else list(arms)
+    world = make_world(task, data, strict, policy, budget)
     plan = Plan(
-        parse_arms([arms] if isinstance(arms, str) else list(arms)),
-        make_world(task, data, strict, policy, budget),
+        parse_arms(texts, world.policy),
+        world,
         count_seeds(seeds, quick),
         RunStore(Path(out)),
     )
@@ -153,7 +155,7 @@ def run_missing(
 
     if not work:
         return lost, False
-    warm_up = (warm_up_job(plan.arms),)
+    warm_up = (warm_up_job(plan.arms, plan.world.policy),)
     try:
         run_jobs(
             work_on,

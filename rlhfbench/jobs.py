@@ -66,9 +66,9 @@ def task_options(task: Task) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "path" and name[0] != "_"}
 
 
-def warm_up_job(arms: Sequence[Arm]) -> Job:
-    """A small job that goes through every kernel that the arms use."""
-    world = World("sentences-small:pairs=64,demos=64", None, False, "linear", None, 8)
+def warm_up_job(arms: Sequence[Arm], policy: str) -> Job:
+    """A small job that goes through every kernel that the arms use with this policy."""
+    world = World("sentences-small:pairs=64,demos=64", None, False, policy, None, 8)
     return Job(world, 0, tuple((a.source, a.label) for a in arms), (), "")
 
 
@@ -85,7 +85,7 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
     world = job.world
     results = []
     for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
-        arm = parse_arm(typed, label)
+        arm = parse_arm(typed, label, world.policy)
         inputs = manifest["inputs"]
         refuse_changed(world, arm, inputs["sources"])
         if task_options(prepared.task) != inputs["task_options"]:
@@ -150,7 +150,7 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
                     raise _Enough
 
             with suppress(_Enough):
-                run(prepared, parse_arm(typed, label), progress=count)
+                run(prepared, parse_arm(typed, label, job.world.policy), progress=count)
     _compiled["seconds"] = compiling[0]
     emit({"kind": "jit", "state": "done", "seconds": compiling[0], "wall": time.perf_counter() - started})
     return []

@@ -13,14 +13,34 @@ from kernels import flops
 
 from .jobs import Job, World, open_task, task_options
 from .options import require
-from .registry import ROOT, Arm, check_policy
+from .policy_choice import check_policy
+from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
 
 DEFAULT_TASK = "sentences"
 EPISODES, DATA_EPISODES = 1024, 256
 SHARED_SOURCES = (
-    *("compute.py", "data.py", "evaluation.py", "kl_control.py", "metrics.py", "optimizer.py", "prepare.py"),
-    *("run.py", "seeding.py", "text.py", "tokenizer.py", "policies", "rewards", "tasks"),
+    *(
+        "compute.py",
+        "data.py",
+        "evaluation.py",
+        "kl_control.py",
+        "metrics.py",
+        "optimizer.py",
+        "policy_choice.py",
+    ),
+    *(
+        "prepare.py",
+        "run.py",
+        "schedules.py",
+        "seeding.py",
+        "sft.py",
+        "text.py",
+        "tokenizer.py",
+        "policies",
+        "rewards",
+        "tasks",
+    ),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""
 

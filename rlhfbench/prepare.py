@@ -8,19 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kernels import categorical, flops
-
 from .compute import ComputeMeter
-from .optimizer import AdamW
-from .policies.linear import LinearPolicy
-from .policies.tabular import TabularPolicy
+from .policy_choice import choose_policy
 from .rewards.bradley_terry import LinearRewardModel, train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .seeding import stream
-from .types import Demonstrations, Float, Int, Policy, PreferencePairs, Task
+from .sft import SFT, fine_tune, make_policy
+from .types import Float, Int, Policy, PreferencePairs, Task
 
-POLICIES = {"linear": LinearPolicy, "tabular": TabularPolicy}
-SFT_EPOCHS, SFT_BATCH, SFT_LEARNING_RATE = 6, 64, 0.05
 NORMALISATION_EPISODES = 2048
 
 
@@ -41,13 +36,6 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def make_policy(name: str, task: Task) -> LinearPolicy:
-    """An untrained policy that fits `task`."""
-    return POLICIES[name](
-        len(task.prompt_vocab), len(task.vocab), task.max_length, eos=task.eos, never=task.unknown
-    )
-
-
 def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
     """Demonstrations -> SFT policy (= reference); preference pairs -> reward model; who judges; evaluation prompts.
 
@@ -55,7 +43,7 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
     ----------
     task : Task
     policy : str
-        Name of the policy class.
+        ``name[:field=value,...]``.
     seed : int
         All streams here depend on it alone, so that all arms share them.
     episodes : int
@@ -63,9 +51,10 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
     """
     task = task.for_seed(stream(seed, "split"))
     meter = ComputeMeter()
-    reference = make_policy(policy, task)
+    reference = make_policy(policy, task, stream(seed, "weights"))
     reference.charge = lambda kind, work, tokens: meter.add("sft", work)
-    fine_tune(reference, task.demonstrations(stream(seed, "demonstrations")), stream(seed, "sft"), meter)
+    demonstrations = task.demonstrations(stream(seed, "demonstrations"))
+    fine_tune(reference, demonstrations, stream(seed, "sft"), meter, SFT[choose_policy(policy).name])
 
     with meter.redirect("eval"):  # making the data is the world's work, nobody's method
         preferences = task.preferences(None, stream(seed, "preferences"), reference)
@@ -113,27 +102,6 @@ def evaluation_inputs(task: Task, seed: int, episodes: int) -> tuple[Int, Float]
     """Prompts (episodes, P) and uniforms (episodes, T) that every arm of the seed is evaluated on."""
     prompts = task.evaluation_prompts(episodes, stream(seed, "evaluation"))
     return prompts, stream(seed, "evaluation", "uniforms").random((episodes, task.max_length))
-
-
-def fine_tune(
-    policy: LinearPolicy, demos: Demonstrations, rng: np.random.Generator, meter: ComputeMeter
-) -> None:
-    """Supervised fine-tuning: minimise the mean negative log-likelihood of the demonstrated tokens."""
-    optimizer = AdamW(
-        policy.params, policy.grads, SFT_LEARNING_RATE, charge=lambda work: meter.add("sft", work)
-    )
-    batches = -(-len(demos) // SFT_BATCH)
-    steps = SFT_EPOCHS * batches
-    for epoch in range(SFT_EPOCHS):
-        order = rng.permutation(len(demos))
-        for batch in range(batches):
-            part = demos.take(order[batch * SFT_BATCH : (batch + 1) * SFT_BATCH])
-            logits = policy.logits(part.prompts, part.responses, part.mask)
-            d_logprobs = np.divide(-part.mask, part.mask.sum())
-            policy.backward(categorical.token_logprobs_backward(logits, part.responses, d_logprobs))
-            meter.add("sft", flops.work("token_logprobs_backward", *logits.shape))
-            meter.add("sft", flops.work("elementwise", 3 * part.mask.size - 1))
-            optimizer.step(scale=1.0 - (epoch * batches + batch) / steps)
 
 
 def world_facts(

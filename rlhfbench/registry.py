@@ -152,13 +152,13 @@ def split_arm(text: str) -> tuple[str, str | None, dict[str, str]]:
     return name + first, preset if at else None, overrides
 
 
-def parse_arm(text: str, label: str | None = None) -> Arm:
-    """Build the arm that ``name[@preset][:field=value,...]`` describes."""
+def parse_arm(text: str, label: str | None = None, policy: str = "linear") -> Arm:
+    """Build the arm that ``name[@preset][:field=value,...]`` describes, with the defaults that suit `policy`."""
     name, preset, overrides = split_arm(text)
     spec, file = load_algorithm(name)
     if not is_dataclass(spec.config):
         raise InputError(f"{spec.name}: its configuration has to be a dataclass, got {spec.config!r}")
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(spec.policy_defaults.get(split_overrides(policy)[0], {}))
     if preset is not None:
         if preset not in spec.presets:
             raise InputError(f"{spec.name} has no preset '{preset}'{nearest(preset, spec.presets)}")
@@ -173,7 +173,7 @@ def parse_arm(text: str, label: str | None = None) -> Arm:
     return Arm(label or shown, spec, config, text, file)
 
 
-def parse_arms(texts: list[str]) -> list[Arm]:
+def parse_arms(texts: list[str], policy: str = "linear") -> list[Arm]:
     """The arms of a comparison; a repeated label gets #2, #3, …
 
     >>> [arm.label for arm in parse_arms(["dpo", "dpo:beta=0.2"])]
@@ -181,7 +181,7 @@ def parse_arms(texts: list[str]) -> list[Arm]:
     """
     arms: list[Arm] = []
     for text in texts:
-        arm = parse_arm(text)
+        arm = parse_arm(text, policy=policy)
         numbered = itertools.chain([arm.label], (f"{arm.label}#{i}" for i in itertools.count(2)))
         label = next(label for label in numbered if label not in {a.label for a in arms})
         arms.append(replace(arm, label=label))
@@ -204,16 +204,3 @@ def load_task(text: str) -> Task:
         task_class = plugins[name].load()
     task: Task = build(task_class, overrides, f"task {name}")  # type: ignore[arg-type]
     return task
-
-
-def check_policy(task: Task, policy: str | None) -> str:
-    """The policy to use: the one asked for if it fits the task, the task's default otherwise."""
-    known = builtin_names("policies")
-    if policy is None:
-        return task.policies[0]
-    if policy not in known:
-        raise InputError(f"unknown policy '{policy}'{nearest(policy, known)}")
-    if policy not in task.policies:
-        fits = " or ".join(task.policies)
-        raise InputError(f"policy '{policy}' does not fit task '{task.name}'; what fits is {fits}")
-    return policy

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .compute import ComputeMeter
 from .options import require
-from .prepare import fine_tune, make_policy
 from .registry import load_task
 from .reward_report import RewardReport, reward_report_from_pairs
 from .seeding import stream
+from .sft import fine_tune, make_policy
 
 HELD_OUT = 100
 

@@ -79,13 +79,14 @@ def sweep(
     """
     require(len(betas) >= 1, "beta", list(betas), "at least one value")
     require(len(set(betas)) == len(betas), "beta", list(betas), "values that differ")
+    world = make_world(task, data, strict, policy, budget)
     arms = []
     for beta in betas:
         overrides = {"beta": beta} | ({} if updates is None else {"updates": updates})
-        arms.append(with_fields(algorithm, overrides))
+        arms.append(with_fields(algorithm, overrides, world.policy))
     name = arms[0].label
     arms = [replace(arm, label=f"{name} beta={short(beta)}") for arm, beta in zip(arms, betas, strict=True)]
-    plan = Plan(arms, make_world(task, data, strict, policy, budget), count_seeds(seeds), RunStore(Path(out)))
+    plan = Plan(arms, world, count_seeds(seeds), RunStore(Path(out)))
     comparison = carry_out(plan, jobs=jobs, watch=watch)
     return Sweep(name, list(betas), comparison)
 
@@ -96,11 +97,11 @@ def short(number: float) -> str:
     return text if float(text) == number else repr(number)
 
 
-def with_fields(text: str, fields: Mapping[str, Any]) -> Arm:
+def with_fields(text: str, fields: Mapping[str, Any], policy: str) -> Arm:
     """The arm that `text` describes, with more overrides, which go into its source too."""
     tail = ",".join(f"{name}={value}" for name, value in fields.items())
     names = parse_arm(text).spec.config.__dataclass_fields__
     for name in fields:
         if name not in names:
             raise InputError(f"{text}: it has no field '{name}'; it has {', '.join(names)}")
-    return parse_arm(f"{text}{',' if split_arm(text)[2] else ':'}{tail}")
+    return parse_arm(f"{text}{',' if split_arm(text)[2] else ':'}{tail}", policy=policy)

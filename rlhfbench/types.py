@@ -228,6 +228,7 @@ class AlgorithmSpec:
     needs: frozenset[Need]
     function: Algorithm
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def register(
@@ -236,6 +237,7 @@ def register(
     *,
     needs: set[Need] | frozenset[Need] = frozenset(),
     presets: Mapping[str, Mapping[str, Any]] | None = None,
+    policy_defaults: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[F], F]:
     """Mark a generator function `(setup, config) -> Iterator[Metrics]` as the algorithm `name`.
 
@@ -249,10 +251,14 @@ def register(
         What it learns from: training the reward model and the labels are charged accordingly.
     presets : mapping, optional
         `name@preset` overrides these fields.
+    policy_defaults : mapping, optional
+        With the policy of this name, such as "transformer", these fields have other defaults.
     """
 
     def mark(function: F) -> F:
-        function.spec = AlgorithmSpec(name, config, frozenset(needs), function, dict(presets or {}))  # type: ignore[attr-defined]
+        function.spec = AlgorithmSpec(  # type: ignore[attr-defined]
+            name, config, frozenset(needs), function, dict(presets or {}), dict(policy_defaults or {})
+        )
         return function
 
     return mark

@@ -15,10 +15,11 @@ from .checkpoints import (
     pack_reward_model,
     vocabulary_hash,
 )
-from .prepare import Prepared, evaluation_inputs, make_policy
+from .prepare import Prepared, evaluation_inputs
 from .rewards.bradley_terry import LinearRewardModel
 from .rewards.gold import Gold, Judge, TaskGold
 from .seeding import stream
+from .sft import make_policy
 from .types import Float, Int, Policy, RewardModel, Sampler, Task
 
 REFERENCE, REWARD_MODEL, JUDGE, SERVED = "reference", "reward_model", "judge", "policy"

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import counted as numbers
 from counted import Counted, counted
 
-from rlhfbench import metrics, optimizer, prepare, run
+from rlhfbench import metrics, optimizer, prepare, run, sft
 from rlhfbench.compute import ComputeMeter
 from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.registry import parse_arm
@@ -238,12 +238,12 @@ def recounted_sft():
     chosen = pairs()
     demos = Demonstrations(chosen.prompts, chosen.chosen, chosen.chosen_mask)
     with account.phase("sft"):
-        prepare.fine_tune(policy, demos, np.random.default_rng(0), meter)
+        sft.fine_tune(policy, demos, np.random.default_rng(0), meter)
     return meter.flops["sft"], account.phases["sft"][0]
 
 
 def main(arm_text, wrong=-1, times=1):
-    optimizer.AdamW = prepare.AdamW = run.AdamW = CountedAdamW
+    optimizer.AdamW = sft.AdamW = run.AdamW = CountedAdamW
     for name in ("mean", "sequence_mean", "accuracy"):  # diagnostics are free
         for module in list(sys.modules.values()):
             if getattr(module, name, None) is getattr(metrics, name) and module is not metrics:

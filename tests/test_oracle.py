@@ -8,9 +8,10 @@ import pytest
 from kernels import policy_gradient
 from rlhfbench import oracle
 from rlhfbench.errors import InputError
-from rlhfbench.prepare import make_policy, prepare
+from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.run import run
+from rlhfbench.sft import make_policy
 
 
 @pytest.fixture(scope="module", params=["words", "sentences-small:pairs=200,demos=200"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,6 @@ from rlhfbench.errors import InputError
 from rlhfbench.options import build, nearest, split_overrides
 from rlhfbench.registry import (
     algorithm_names,
-    check_policy,
     load_algorithm,
     load_task,
     parse_arm,
@@ -134,15 +133,16 @@ def test_what_is_wrong_with_a_task(text: str, part: str) -> None:
     assert part in refusal(load_task, text)
 
 
-def test_policies_that_fit() -> None:
-    words, sentences = load_task("words"), load_task("sentences")
-    assert (check_policy(words, None), check_policy(sentences, None)) == ("tabular", "linear")
-    assert check_policy(words, "linear") == "linear"
-    assert "what fits is linear" in refusal(check_policy, sentences, "tabular")
-    assert "did you mean 'tabular'?" in refusal(check_policy, words, "tablar")
-
-
 # --- files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_has_defaults_of_its_own() -> None:
+    plain, other = parse_arm("ppo"), parse_arm("ppo", policy="transformer:width=64")
+    changed = plain.spec.policy_defaults["transformer"]
+    assert changed
+    assert asdict(other.config) == asdict(plain.config) | changed
+    assert parse_arm("ppo:learning_rate=1", policy="transformer").config.learning_rate == 1
+    assert parse_arm("ppo@lesson", policy="transformer").config.kl_controller == "doubling"
 
 
 def test_an_algorithm_in_a_file(tmp_path: Path) -> None:

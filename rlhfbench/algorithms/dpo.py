@@ -14,7 +14,11 @@ from kernels import categorical, preference
 
 from ..metrics import accuracy, mean
 from ..options import require
+from ..schedules import Schedule, scheduled
 from ..types import Float, Int, Metrics, Optimizer, PreferencePairs, Setup, register
+
+POLICY_DEFAULTS = {"transformer": {"epochs": 2, "learning_rate": 2e-3}}
+"""Chosen for the default world, where a transformer needs other step sizes than log-linear policies."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,11 @@ class DPOConfig:
     batch_size : int
         Pairs an update. Rafailov et al. 2023: 64.
     learning_rate : float
-        Of AdamW at the first update; it falls linearly to a tenth. Chosen for log-linear policies.
+        The highest of AdamW; it falls to a tenth. Chosen for log-linear policies.
+    lr_scheduler_type : {"linear", "cosine"}
+        How the learning rate falls.
+    warmup_ratio : float
+        Share of the updates over which it rises first.
     beta : float
         Inverse temperature of the implicit reward; Rafailov et al. 2023: .1. Not comparable with PPO's beta, which is
         in RM-score units.
@@ -41,11 +49,14 @@ class DPOConfig:
     epochs: int = 5
     batch_size: int = 64
     learning_rate: float = 0.033
+    lr_scheduler_type: Schedule = "linear"
+    warmup_ratio: float = 0.0
     beta: float = 0.1
     label_smoothing: float = 0.0
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
@@ -59,7 +70,13 @@ class DPOConfig:
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0")
 
 
-@register("dpo", DPOConfig, needs={"preferences"}, presets={"cdpo": {"label_smoothing": 0.15}})
+@register(
+    "dpo",
+    DPOConfig,
+    needs={"preferences"},
+    presets={"cdpo": {"label_smoothing": 0.15}},
+    policy_defaults=POLICY_DEFAULTS,
+)
 def dpo(setup: Setup, config: DPOConfig) -> Iterator[Metrics]:
     """Raise the odds of the chosen over the rejected response, relative to the reference."""
     pairs = setup.preferences
@@ -112,7 +129,8 @@ def pair_step(
     setup.charge("dpo", n)
     setup.charge("token_logprobs_backward", *logits.shape)
     setup.policy.backward(d_logits)
-    optimizer.step(scale=1.0 - 0.9 * setup.progress())
+    progress = setup.progress()
+    optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.1))
 
     return {
         "loss": float(loss.loss),

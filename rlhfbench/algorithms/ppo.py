@@ -17,7 +17,11 @@ from kernels import categorical, policy_gradient
 from ..kl_control import controller
 from ..metrics import mean, sequence_mean
 from ..options import require
+from ..schedules import Schedule, scheduled
 from ..types import Float, Int, Metrics, Optimizer, Setup, register
+
+POLICY_DEFAULTS = {"transformer": {"updates": 40, "learning_rate": 2e-3}}
+"""Chosen for the default world, where a transformer needs other step sizes than log-linear policies."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,11 @@ class PPOConfig:
     num_ppo_epochs : int
         Passes over a rollout. TRL, lm-human-preferences: 4.
     learning_rate : float
-        Of AdamW at the first update; it falls linearly to a half. Chosen for log-linear policies.
+        The highest of AdamW; it falls to a half. Chosen for log-linear policies.
+    lr_scheduler_type : {"linear", "cosine"}
+        How the learning rate falls.
+    warmup_ratio : float
+        Share of the updates over which it rises first.
     beta : float
         Weight of the KL penalty, in RM-score units (reference standard deviations) per nat. Chosen for the default
         world, where .1 and below over-optimise.
@@ -67,6 +75,8 @@ class PPOConfig:
     num_mini_batches: int = 2
     num_ppo_epochs: int = 4
     learning_rate: float = 0.0065
+    lr_scheduler_type: Schedule = "linear"
+    warmup_ratio: float = 0.0
     beta: float = 0.3
     kl_controller: Literal["fixed", "ziegler", "doubling"] = "fixed"
     kl_target: float = 6.0
@@ -83,6 +93,7 @@ class PPOConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
         for name in ("updates", "batch_size", "num_mini_batches", "num_ppo_epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(
@@ -124,7 +135,7 @@ class Episodes:
         return Episodes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-@register("ppo", PPOConfig, needs={"reward_model"}, presets=PRESETS)
+@register("ppo", PPOConfig, needs={"reward_model"}, presets=PRESETS, policy_defaults=POLICY_DEFAULTS)
 def ppo(setup: Setup, config: PPOConfig) -> Iterator[Metrics]:
     """Maximise the RM score minus beta times the KL to the reference."""
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
@@ -209,7 +220,8 @@ def minibatch_step(setup: Setup, config: PPOConfig, optimizer: Optimizer, batch:
     setup.charge("value_clip", *values.shape)
     setup.charge("elementwise", values.size)
     setup.policy.backward(d_logits, config.vf_coef * value.d_values)
-    optimizer.step(scale=1.0 - 0.5 * setup.progress())
+    progress = setup.progress()
+    optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.5))
     return {
         "policy/approxkl_avg": float(policy.approxkl),
         "policy/clipfrac_avg": float(policy.clipfrac),

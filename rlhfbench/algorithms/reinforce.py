@@ -12,7 +12,11 @@ from kernels import categorical, policy_gradient
 
 from ..metrics import mean, sequence_mean
 from ..options import require
+from ..schedules import Schedule, scheduled
 from ..types import Metrics, Setup, register
+
+POLICY_DEFAULTS = {"transformer": {"learning_rate": 2e-3}}
+"""Chosen for the default world, where a transformer needs other step sizes than log-linear policies."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,11 @@ class ReinforceConfig:
     batch_size : int
         Episodes an update.
     learning_rate : float
-        Of AdamW at the first update; it falls linearly to a tenth.
+        The highest of AdamW; it falls to a tenth.
+    lr_scheduler_type : {"linear", "cosine"}
+        How the learning rate falls.
+    warmup_ratio : float
+        Share of the updates over which it rises first.
     beta : float
         Weight of the KL penalty, in RM-score units per nat; as PPO's.
     max_grad_norm : float
@@ -36,10 +44,13 @@ class ReinforceConfig:
     updates: int = 160
     batch_size: int = 256
     learning_rate: float = 0.03
+    lr_scheduler_type: Schedule = "linear"
+    warmup_ratio: float = 0.0
     beta: float = 0.3
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
         require(self.updates >= 1, "updates", self.updates, "at least 1")
         require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2, for a baseline")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
@@ -47,7 +58,7 @@ class ReinforceConfig:
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0")
 
 
-@register("reinforce", ReinforceConfig, needs={"reward_model"})
+@register("reinforce", ReinforceConfig, needs={"reward_model"}, policy_defaults=POLICY_DEFAULTS)
 def reinforce(setup: Setup, config: ReinforceConfig) -> Iterator[Metrics]:
     """Ascend E[(R - mean R) grad log pi(y|x)], R = score - beta * log(pi/ref)."""
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
@@ -72,7 +83,8 @@ def reinforce(setup: Setup, config: ReinforceConfig) -> Iterator[Metrics]:
         setup.charge("elementwise", 3 * B + mask.size)
         setup.charge("token_logprobs_backward", *logits.shape)
         setup.policy.backward(d_logits)
-        optimizer.step(scale=1.0 - 0.9 * setup.progress())
+        progress = setup.progress()
+        optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.1))
         yield {
             "objective/kl": sequence_mean(kl),
             "objective/entropy": -sequence_mean(rollout.logprobs),

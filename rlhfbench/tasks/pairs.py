@@ -87,7 +87,7 @@ class PairsTask:
     unknown: ClassVar[int | None] = 0
     gold: ClassVar[Literal["exact", "judge"]] = "judge"
     enumerable: ClassVar[bool] = False
-    policies: ClassVar[tuple[str, ...]] = ("linear",)
+    policies: ClassVar[tuple[str, ...]] = ("linear", "transformer")
 
     def __post_init__(self) -> None:
         from ..options import require

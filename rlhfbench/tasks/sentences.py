@@ -79,7 +79,7 @@ class Sentences:
     name: ClassVar[str] = "sentences"
     gold: ClassVar[Literal["exact", "judge"]] = "exact"
     enumerable: ClassVar[bool] = False
-    policies: ClassVar[tuple[str, ...]] = ("linear",)
+    policies: ClassVar[tuple[str, ...]] = ("linear", "transformer")
     max_length: ClassVar[int] = 12
     unknown: ClassVar[int | None] = None
     sizes: ClassVar[tuple[int, int, int, int, int]] = (4, 3, 5, 8, 11)

@@ -44,7 +44,7 @@ class Words:
     unknown: ClassVar[int | None] = None
     gold: ClassVar[Literal["exact", "judge"]] = "exact"
     enumerable: ClassVar[bool] = True
-    policies: ClassVar[tuple[str, ...]] = ("tabular", "linear")
+    policies: ClassVar[tuple[str, ...]] = ("tabular", "linear", "transformer")
     rm: ClassVar[str] = "unigrams"
 
     def __post_init__(self) -> None:
