@@ -29,7 +29,9 @@ from kernels.flops import Work
 Call = Callable[[], Any]
 Product = tuple[tuple[int, int, int], tuple[bool, bool], int]
 """(m, k, n), which of the factors are transposed, and how wide the rows of the result lie."""
+MATMUL, REST = "matrix products", "Python and NumPy"
 KINDS = {
+    MATMUL: ("product",),
     "attention": ("attention", "cache"),
     "layer norm, residual": ("norm",),
     "GELU": ("gelu",),
@@ -38,7 +40,8 @@ KINDS = {
     "clipping, AdamW": ("adamw", "global_norm"),
 }
 """What stands for a kernel in the table: parts of its name."""
-MATMUL, REST = "matrix products", "Python and NumPy"
+OWN = "product_jit"
+"""The kernel of `nn` that does products, where there is one."""
 ROUNDS = 20
 
 
@@ -57,33 +60,51 @@ def kind_of(kernel: str) -> str:
 
 
 def products(call: Call) -> list[Product]:
-    """The matrix products that a call does through `np.matmul`, in order."""
+    """The matrix products that a call does, in order."""
     found: list[Product] = []
-    real = np.matmul
+    real, own = np.matmul, getattr(nn, OWN, None)
 
     def note(a: Any, b: Any, out: Any = None, **more: Any) -> Any:
         result = real(a, b, out=out, **more)
-        found.append(described(a, b, result))
+        turned = (a.strides[0] < a.strides[1], b.ndim > 1 and b.strides[0] < b.strides[1])
+        found.append((_shape(a, b), turned, result.strides[0] // result.itemsize))
         return result
 
-    with patch.object(np, "matmul", note):
+    def note_own(x: Any, w: Any, mode: int, skip: int, panel: Any, out: Any) -> Any:
+        assert own is not None
+        turned = (mode == nn.TURNED_TIMES, mode == nn.TIMES_TURNED)  # type: ignore[attr-defined]
+        found.append((_own_shape(x, w, mode, skip), turned, out.strides[0] // out.itemsize))
+        return own(x, w, mode, skip, panel, out)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(np, "matmul", note))
+        if own is not None:
+            stack.enter_context(patch.object(nn, OWN, note_own))
         call()
     return found
 
 
-def described(a: Any, b: Any, out: Any) -> Product:
-    m, k = a.shape
-    n = b.shape[1] if b.ndim > 1 else 1
-    turned = (a.strides[0] < a.strides[1], b.ndim > 1 and b.strides[0] < b.strides[1])
-    return (m, k, n), turned, out.strides[0] // out.itemsize
+def _shape(a: Any, b: Any, *_: Any) -> tuple[int, int, int]:
+    return (*a.shape, b.shape[1] if b.ndim > 1 else 1)
+
+
+def _own_shape(x: Any, w: Any, mode: int, skip: int, *_: Any) -> tuple[int, int, int]:
+    """Of `kernels.nn.product_jit`; in `w`, or in the left factor where that is turned, columns from `skip` on count."""
+    if mode == nn.TIMES:  # type: ignore[attr-defined]
+        return x.shape[0], x.shape[1], w.shape[1] - skip
+    if mode == nn.TIMES_TURNED:  # type: ignore[attr-defined]
+        return x.shape[0], x.shape[1] - skip, w.shape[0]
+    return x.shape[1], x.shape[0], w.shape[1] - skip
 
 
 def replay(found: list[Product]) -> Call:
-    """A call that does these products and nothing else, on arrays of their own."""
+    """A call that has BLAS do these products and nothing else, on arrays of their own."""
     rng = np.random.default_rng(0)
 
     def factor(rows: int, columns: int, turned: bool) -> Any:
-        return rng.random((columns, rows), np.float32).T if turned else rng.random((rows, columns), np.float32)
+        return (
+            rng.random((columns, rows), np.float32).T if turned else rng.random((rows, columns), np.float32)
+        )
 
     arrays = [
         (factor(m, k, left), factor(k, n, right), np.empty((m, max(wide, n)), np.float32)[:, :n])
@@ -121,13 +142,10 @@ def timed(into: dict[Any, list[float]]) -> Iterator[None]:
             for name, function in vars(module).items():
                 known = kind_of(name) != name and not name.startswith("_")
                 if known and (name.endswith("_jit") if module is nn else inspect.isfunction(function)):
-                    watched = watch(lambda *_, name=name: name, function)
+                    key = _own_shape if name == OWN else lambda *_, name=name: name
+                    watched = watch(key, function)
                     stack.enter_context(patch.object(module, name, watched))
         yield
-
-
-def _shape(a: Any, b: Any, *_: Any) -> tuple[int, int, int]:
-    return (*a.shape, b.shape[1] if b.ndim > 1 else 1)
 
 
 @contextmanager

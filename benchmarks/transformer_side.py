@@ -1,6 +1,6 @@
 """One side of one of the transformer's cases, in a process of its own that `benchmarks.turns` asks.
 
-    python -m benchmarks.transformer_side rlhfbench|torch|jax|machine CASE SIZE
+    python -m benchmarks.transformer_side rlhfbench|torch|torch.compile|jax|machine CASE SIZE
 
 `machine` is no library: it is a product of two squares of 1,024, the most that the machine gives (CASE "matmul"), or
 the products of one of our own steps and nothing else.
@@ -28,14 +28,20 @@ def ours(case: str, size: transformer_cases.Size) -> None:
     call = transformer_cases.CASES[case](setup, size)
     policies = (setup.policy, setup.reference, setup.reward_model.policy)
     call(), call()
-    serve(call, f"numba {version('numba')}, numpy {version('numpy')}", lambda: sum(p._get.nbytes for p in policies))
+    serve(
+        call,
+        f"numba {version('numba')}, numpy {version('numpy')}",
+        lambda: sum(p._get.nbytes for p in policies),
+    )
 
 
-def theirs(library: str, case: str, size: transformer_cases.Size) -> None:
+def theirs(peer: str, case: str, size: transformer_cases.Size) -> None:
+    library, _, compiled = peer.partition(".")
     if library == "torch":
         importlib.import_module("torch").set_num_threads(1)
-    cases = importlib.import_module(f"benchmarks.peers.{library}_cases").CASES
-    call = cases[case](transformer_cases.make_setup(size), size)
+    cases = importlib.import_module(f"benchmarks.peers.{library}_cases")
+    chosen = cases.COMPILED if compiled else cases.CASES
+    call = chosen[case](transformer_cases.make_setup(size), size)
     call(), call()
     serve(call, f"{library} {version(library)}")
 
@@ -54,16 +60,16 @@ def machine(case: str, size: transformer_cases.Size) -> None:
     serve(replay, str(sum(2 * m * k * n for (m, k, n), *_ in products)))
 
 
-def main(library: str, case: str, size: str) -> None:
+def main(name: str, case: str, size: str) -> None:
     one_core()
     given: dict[str, Any] = json.loads(size)
     sizes = transformer_cases.Size(**given)
-    if library == "rlhfbench":
+    if name == "rlhfbench":
         ours(case, sizes)
-    elif library == "machine":
+    elif name == "machine":
         machine(case, sizes)
     else:
-        theirs(library, case, sizes)
+        theirs(name, case, sizes)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,23 @@ from typing import Any
 from benchmarks import transformer_cases
 from benchmarks.table import machine, write
 from benchmarks.transformer_cases import SIZES, Size
-from benchmarks.transformer_goals import GENERATE, GRPO, MATMUL, OURS, PPO, PRODUCTS, TRL, Found, markdown
+from benchmarks.transformer_goals import (
+    COMPILED,
+    GENERATE,
+    GRPO,
+    MATMUL,
+    OURS,
+    PPO,
+    PRODUCTS,
+    TRL,
+    Found,
+    markdown,
+)
 from benchmarks.turns import SETTINGS, Side, take_turns
-from rlhfbench.algorithms import dpo, ppo
+from rlhfbench.jobs import open_task
+from rlhfbench.policy_choice import TransformerSizes
+from rlhfbench.registry import parse_arm
+from rlhfbench.seeding import stream
 
 BEGIN, END = "<!-- benchmarks.transformer_table: begin -->", "<!-- benchmarks.transformer_table: end -->"
 TRL_SIDES = {
@@ -37,9 +51,7 @@ TRL_SIDES = {
     "sampling": {GENERATE: "generate"},
 }
 """Names of the sides that another interpreter runs, and of their cases there."""
-MODULE = "benchmarks.transformer_side"
 SCRIPT = Path(__file__).parent / "peers" / "trl_cases.py"
-JOB_POLICY = "transformer:layers=2,width=32,heads=4"
 JOB_SEEDS, JOB_CORES = 10, 2
 
 
@@ -48,51 +60,60 @@ class Peers:
 
     def __init__(self, trl: str | None, trl_ppo: str | None) -> None:
         here = sys.executable if find_spec("trl") else None
-        self.latest, self.with_ppo = trl or here, trl_ppo or here
+        self.latest, self.with_ppo = _there(trl) or here, _there(trl_ppo) or here
 
     def command(self, side: str, case: str, size: Size) -> list[str] | None:
         python = self.with_ppo if side == PPO else self.latest
         return None if python is None else [python, "-I", str(SCRIPT), case, json.dumps(size._asdict())]
 
 
-def sides(case: str, size: Size, peers: Peers, ours: bool = True) -> list[Side]:
-    """All that could be started."""
-    given, commands = json.dumps(size._asdict()), {}
-    if ours:
-        libraries = {OURS: "rlhfbench"} | {name: name for name in ("torch", "jax") if _has(name, case)}
-        commands = {side: [sys.executable, "-m", MODULE, name, case, given] for side, name in libraries.items()}
-        for name, work in ((MATMUL, "matmul"), (PRODUCTS, case)):
-            commands[name] = [sys.executable, "-m", MODULE, "machine", work, given]
-    for name, theirs in TRL_SIDES[case].items():
-        command = peers.command(name, theirs, size)
-        if command is not None:
-            commands[name] = command
-    started = [Side(name, command) for name, command in commands.items()]
-    found = [side for side in started if side.ready()]
-    for side in started:
-        if side not in found:
-            side.close()
-    return found
+def _there(python: str | None) -> str | None:
+    if python is not None and not Path(python).exists():
+        print(f"{python}: is not there, an interpreter with TRL is needed", file=sys.stderr)
+        return None
+    return python
+
+
+def commands(case: str, size: Size, peers: Peers) -> dict[str, list[str]]:
+    """What starts each side."""
+    own = {OURS: ("rlhfbench", case), MATMUL: ("machine", "matmul"), PRODUCTS: ("machine", case)}
+    own |= {library: (library, case) for library in ("torch", "jax") if _has(library, case)}
+    if COMPILED.partition(".")[0] in own and case == "DPO step":
+        own[COMPILED] = (COMPILED, case)
+    python, given = [sys.executable, "-m", "benchmarks.transformer_side"], json.dumps(size._asdict())
+    theirs = {side: peers.command(side, name, size) for side, name in TRL_SIDES[case].items()}
+    return {name: [*python, *what, given] for name, what in own.items()} | {
+        name: command for name, command in theirs.items() if command is not None
+    }
 
 
 def _has(library: str, case: str) -> bool:
-    return find_spec(library) is not None and (library != "jax" or case == "DPO step")
+    return find_spec(library) is not None and (library == "torch" or case == "DPO step")
 
 
-def record(case: str, size: Size, peers: Peers, seconds: float, ours: bool = True) -> dict[str, Any]:
-    """All sides of a case in one round robin."""
-    found = sides(case, size, peers, ours)
-    try:
-        peaks = {side.name: side.ask("peak") for side in found}
-        times = take_turns(found, seconds, rounds=5) if found else {}
-    finally:
-        for side in found:
-            side.close()
-    measured = {
-        side.name: times[side.name]._asdict() | {"peak": peaks[side.name], "about": side.about}
-        for side in found
+def record(
+    case: str, size: Size, peers: Peers, seconds: float, only: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """All sides of a case in one round robin, or only some of them; a side that cannot start says why."""
+    chosen = {
+        name: command for name, command in commands(case, size, peers).items() if only is None or name in only
     }
-    return {"case": case, "size": size._asdict(), "sides": measured}
+    started = [Side(name, command) for name, command in chosen.items()]
+    try:
+        ready = [side for side in started if side.ready()]
+        peaks = {side.name: side.ask("peak") for side in ready}
+        times = take_turns(ready, seconds, rounds=5) if ready else {}
+    finally:
+        for side in started:
+            side.close()
+    return {
+        "case": case,
+        "size": size._asdict(),
+        "sides": {
+            side.name: times[side.name]._asdict() | {"peak": peaks[side.name], "about": side.about}
+            for side in ready
+        },
+    }
 
 
 def measure(found: Found, peers: Peers, pattern: str, quick: bool) -> Iterator[str]:
@@ -124,25 +145,20 @@ def profile(case: str, size: Size) -> Any:
 
 def job_sizes() -> tuple[Size, Size, int, int]:
     """Sizes of DPO's and of PPO's updates in `compare ppo dpo`, and how many of each a seed takes."""
-    from rlhfbench.jobs import open_task
-    from rlhfbench.seeding import stream
-
-    task = open_task("sentences", None).for_seed(stream(0, "split"))
-    prompt = task.prompts(1, stream(0, "prompts")).shape[1]
-    many, few = ppo.PPOConfig(), dpo.DPOConfig()
-    size = Size(width=32, vocab=len(task.vocab), prompt=prompt, length=task.max_length)
-    pairs = len(task.preferences(None, stream(0, "preferences"), _reference(task)))
-    updates = few.epochs * -(-pairs // few.batch_size)
-    rollout = size._replace(
-        rows=many.batch_size, epochs=many.num_ppo_epochs, minibatches=many.num_mini_batches
+    task: Any = open_task("sentences", None).for_seed(stream(0, "split"))
+    ppo, dpo = (parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo"))
+    chosen = TransformerSizes()
+    size = Size(
+        width=chosen.width,
+        vocab=len(task.vocab),
+        rows=dpo.batch_size,
+        prompt=task.prompts(1, stream(0, "prompts")).shape[1],
+        length=task.max_length,
+        layers=chosen.layers,
+        heads=chosen.heads,
     )
-    return size._replace(rows=few.batch_size), rollout, updates, many.updates
-
-
-def _reference(task: Any) -> Any:
-    from rlhfbench.prepare import make_policy
-
-    return make_policy("linear", task)
+    rollout = size._replace(rows=ppo.batch_size, epochs=ppo.num_ppo_epochs, minibatches=ppo.num_mini_batches)
+    return size, rollout, dpo.epochs * -(-task.pairs // dpo.batch_size), ppo.updates
 
 
 def job(peers: Peers, quick: bool) -> dict[str, Any]:
@@ -151,9 +167,7 @@ def job(peers: Peers, quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"dpo updates": dpo_updates, "ppo updates": ppo_updates, "seeds": JOB_SEEDS}
     found |= {"cores": JOB_CORES, "dpo size": pairs._asdict(), "ppo size": rollout._asdict()}
     for name, case, size in ((TRL, "DPO step", pairs), (PPO, "PPO update", rollout)):
-        
-        if (only.latest, only.with_ppo) != (None, None):
-            found[name] = record(case, size, only, 3.0 if quick else 15.0, ours=False)["sides"].get(name)
+        found[name] = record(case, size, peers, 3.0 if quick else 10.0, (name,))["sides"].get(name)
     found[OURS] = ours_in_full()
     return found
 
@@ -162,7 +176,17 @@ def ours_in_full() -> float | None:
     """Seconds of `compare ppo dpo`, kernels compiled before; None where it failed."""
     with tempfile.TemporaryDirectory() as folder:
         for seeds in ("1", str(JOB_SEEDS)):
-            arms = ["compare", "ppo", "dpo", "--policy", JOB_POLICY, "--seeds", seeds, "--out", f"{folder}/{seeds}"]
+            arms = [
+                "compare",
+                "ppo",
+                "dpo",
+                "--policy",
+                "transformer",
+                "--seeds",
+                seeds,
+                "--out",
+                f"{folder}/{seeds}",
+            ]
             start = perf_counter()
             done = subprocess.run(
                 [sys.executable, "-m", "rlhfbench", *arms], capture_output=True, text=True, check=False
@@ -188,7 +212,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trl-ppo", metavar="PYTHON", help="one that has a TRL with PPO: 1.9 or before")
     parser.add_argument("-k", dest="pattern", default="", help="only the cases whose name contains this")
     parser.add_argument("--quick", action="store_true", help="3 s a case instead of 15")
-    parser.add_argument("--json", type=Path, help="keep everything measured in this file; other cases in it stay")
+    parser.add_argument(
+        "--json", type=Path, help="keep everything measured in this file; other cases in it stay"
+    )
     parser.add_argument("--from", dest="given", type=Path, help="take the numbers of such a file")
     parser.add_argument("--write", action="store_true", help="into docs/performance.md instead of printing")
     options = parser.parse_args(argv)

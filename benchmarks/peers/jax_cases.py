@@ -11,7 +11,9 @@ from benchmarks.peers import jax_transformer
 
 def dpo_step(setup: ours.Setup, size: ours.Size) -> Callable[[], Any]:
     prompts, responses, mask, reference = ours.padded(size)
-    return jax_transformer.dpo_step(setup.policy, prompts, responses, mask, reference, 0.1, ours.LEARNING_RATE)
+    return jax_transformer.dpo_step(
+        setup.policy, prompts, responses, mask, reference, 0.1, ours.LEARNING_RATE
+    )
 
 
 CASES: dict[str, Callable[[ours.Setup, ours.Size], Callable[[], Any]]] = {"DPO step": dpo_step}

@@ -16,11 +16,18 @@ from benchmarks.peers.torch_transformer import Transformer
 Call = Callable[[], Any]
 
 
-def dpo_step(setup: ours.Setup, size: ours.Size) -> Call:
+def dpo_step(
+    setup: ours.Setup, size: ours.Size, loss_of: Callable[..., Any] = torch_transformer.pairs_loss
+) -> Call:
     model = Transformer(setup.policy)
     optimizer = torch_transformer.adamw(model, ours.LEARNING_RATE)
     tensors = [torch.from_numpy(array) for array in ours.padded(size)]
-    return lambda: torch_transformer.dpo_step(model, optimizer, *tensors, 0.1, 1.0)
+    return lambda: torch_transformer.dpo_step(model, optimizer, *tensors, 0.1, 1.0, loss_of)
+
+
+def compiled_dpo_step(setup: ours.Setup, size: ours.Size) -> Call:
+    """Loss and gradient by `torch.compile`."""
+    return dpo_step(setup, size, torch.compile(torch_transformer.pairs_loss, fullgraph=True))
 
 
 def ppo_update(setup: ours.Setup, size: ours.Size) -> Call:
@@ -44,9 +51,7 @@ def ppo_update(setup: ours.Setup, size: ours.Size) -> Call:
 def sampling(setup: ours.Setup, size: ours.Size) -> Call:
     sampler = Sampler(Transformer(setup.policy), size.rows, size.prompt, size.length)
     prompts, shape = torch.from_numpy(setup.fixed_prompts), (size.rows, size.length)
-    return lambda: sampler.sample(
-        prompts, torch.from_numpy(setup.rng.random(shape).astype(np.float32))
-    )
+    return lambda: sampler.sample(prompts, torch.from_numpy(setup.rng.random(shape).astype(np.float32)))
 
 
 CASES: dict[str, Callable[[ours.Setup, ours.Size], Call]] = {
@@ -54,3 +59,4 @@ CASES: dict[str, Callable[[ours.Setup, ours.Size], Call]] = {
     "PPO update": ppo_update,
     "sampling": sampling,
 }
+COMPILED = {"DPO step": compiled_dpo_step}

@@ -28,10 +28,11 @@ sys.modules["benchmarks"] = package
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from benchmarks.measure import one_core, peak_reset, peak_since  # noqa: E402
-from benchmarks.turns import answer, requests, serve  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
+
+from benchmarks.measure import one_core, peak_reset, peak_since  # noqa: E402
+from benchmarks.turns import answer, requests, serve  # noqa: E402
 
 PAIRS = 1024
 GROUP = 8
@@ -119,20 +120,20 @@ def text(rows: Words, end: str = "") -> list[str]:
 
 def common(size: Size) -> dict[str, Any]:
     """Arguments of every trainer."""
-    return dict(
-        output_dir=tempfile.mkdtemp(prefix="trl-"),
-        per_device_train_batch_size=size.rows,
-        learning_rate=LEARNING_RATE,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        logging_strategy="no",
-        save_strategy="no",
-        disable_tqdm=True,
-        optim="adamw_torch_fused",
-        dataloader_pin_memory=False,
-    )
+    return {
+        "output_dir": tempfile.mkdtemp(prefix="trl-"),
+        "per_device_train_batch_size": size.rows,
+        "learning_rate": LEARNING_RATE,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "optim": "adamw_torch_fused",
+        "dataloader_pin_memory": False,
+    }
 
 
 def train(trainer: Any) -> None:
@@ -194,8 +195,7 @@ def ppo(size: Size) -> None:
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     arguments = PPOConfig(
-        **common(size) | {"per_device_train_batch_size": size.rows // size.minibatches},
-        gradient_accumulation_steps=size.minibatches,
+        **common(size),
         total_episodes=10**7,
         num_ppo_epochs=size.epochs,
         num_mini_batches=size.minibatches,
