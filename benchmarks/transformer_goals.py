@@ -95,9 +95,10 @@ def _utilised(found: Found) -> Iterator[Goal]:
 def _ten_seeds(found: Found) -> Iterator[Goal]:
     job = found.job
     what, goal = "ten seeds of `compare ppo dpo`, two cores", "15 × the same job with TRL"
-    missing = [name for name in (OURS, TRL, PPO) if job.get(name) is None]
-    if missing:
-        yield _missing(what, goal, " and ".join(missing))
+    parts = job.get("parts", {})
+    missing = {_name(part["side"]) for part in parts.values() if part["seconds"] is None}
+    if not parts or missing or job.get(OURS) is None:
+        yield _missing(what, goal, " and ".join(sorted(missing)) or "our command")
         return
     theirs = trl_seconds(job)
     reached = f"{theirs / job[OURS]:.2g} × ({duration(job[OURS])}; TRL {duration(theirs)}, multiplied out)"
@@ -106,7 +107,7 @@ def _ten_seeds(found: Found) -> Iterator[Goal]:
 
 def trl_seconds(job: dict[str, Any]) -> float:
     """What the updates alone would take, seeds shared out among the cores without loss."""
-    seed = job["dpo updates"] * job[TRL]["best"] + job["ppo updates"] * job[PPO]["best"]
+    seed = sum(part["updates"] * part["seconds"] for part in job["parts"].values())
     return float(seed * job["seeds"] / job["cores"])
 
 
@@ -183,17 +184,15 @@ def _cell(record: dict[str, Any], name: str) -> str:
 
 
 def _job(found: Found) -> Iterator[str]:
-    job = found.job
-    if not any(job.get(name) for name in (TRL, PPO)):
-        return
     rows = []
-    for name, label in ((TRL, "dpo"), (PPO, "ppo")):
-        if job.get(name):
-            n, taken, size = job[f"{label} updates"], job[name]["best"], job[f"{label} size"]
-            shape = "{rows} × ({prompt} + {length}), V = {vocab}, width {width}".format(**size)
-            rows.append([name, shape, duration(taken), str(n), duration(n * taken)])
-    header = ("trainer", "update", "takes", "updates a seed", "a seed, multiplied out")
-    yield "### Ten seeds with TRL\n\n" + grid(header, rows)
+    for name, part in found.job.get("parts", {}).items():
+        taken, n = part["seconds"], part["updates"]
+        shape = "{rows} × ({prompt} + {length}), V = {vocab}, width {width}".format(**part["size"])
+        times = ("not measured", "") if taken is None else (duration(taken), duration(n * taken))
+        rows.append([name, shape, str(n), *times])
+    if rows:
+        header = ("TRL's trainer", "an update", "updates a seed", "one takes", "a seed, multiplied out")
+        yield "### Ten seeds with TRL\n\n" + grid(header, rows)
 
 
 def _floor(found: Found) -> Iterator[str]:

@@ -17,11 +17,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import transformer_cases
 from benchmarks.table import machine, write
@@ -43,6 +43,7 @@ from rlhfbench.jobs import open_task
 from rlhfbench.policy_choice import TransformerSizes
 from rlhfbench.registry import parse_arm
 from rlhfbench.seeding import stream
+from rlhfbench.sft import SFT
 
 BEGIN, END = "<!-- benchmarks.transformer_table: begin -->", "<!-- benchmarks.transformer_table: end -->"
 TRL_SIDES = {
@@ -91,13 +92,8 @@ def _has(library: str, case: str) -> bool:
     return find_spec(library) is not None and (library == "torch" or case == "DPO step")
 
 
-def record(
-    case: str, size: Size, peers: Peers, seconds: float, only: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """All sides of a case in one round robin, or only some of them; a side that cannot start says why."""
-    chosen = {
-        name: command for name, command in commands(case, size, peers).items() if only is None or name in only
-    }
+def record(case: str, size: Size, chosen: Mapping[str, Sequence[str]], seconds: float) -> dict[str, Any]:
+    """All sides in one round robin; one that cannot start says why and is left out."""
     started = [Side(name, command) for name, command in chosen.items()]
     try:
         ready = [side for side in started if side.ready()]
@@ -122,7 +118,7 @@ def measure(found: Found, peers: Peers, pattern: str, quick: bool) -> Iterator[s
         for case in transformer_cases.CASES:
             title = f"{case}, {name}"
             if pattern in title:
-                found.records[title] = record(case, size, peers, 3.0 if quick else 15.0)
+                found.records[title] = record(case, size, commands(case, size, peers), 3.0 if quick else 15.0)
                 yield title
     for case in transformer_cases.CASES:
         title = f"profile of {case}"
@@ -143,11 +139,20 @@ def profile(case: str, size: Size) -> Any:
 # Ten seeds
 
 
-def job_sizes() -> tuple[Size, Size, int, int]:
-    """Sizes of DPO's and of PPO's updates in `compare ppo dpo`, and how many of each a seed takes."""
+class Part(NamedTuple):
+    """What a seed of the job needs of one of TRL's trainers: how many updates of what size."""
+
+    side: str
+    case: str
+    updates: int
+    size: Size
+
+
+def job_parts() -> dict[str, Part]:
+    """`compare ppo dpo` as it is by default; of the reward model one pass over the pairs."""
     task: Any = open_task("sentences", None).for_seed(stream(0, "split"))
     ppo, dpo = (parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo"))
-    chosen = TransformerSizes()
+    tuning, chosen = SFT["transformer"], TransformerSizes()
     size = Size(
         width=chosen.width,
         vocab=len(task.vocab),
@@ -158,16 +163,28 @@ def job_sizes() -> tuple[Size, Size, int, int]:
         heads=chosen.heads,
     )
     rollout = size._replace(rows=ppo.batch_size, epochs=ppo.num_ppo_epochs, minibatches=ppo.num_mini_batches)
-    return size, rollout, dpo.epochs * -(-task.pairs // dpo.batch_size), ppo.updates
+    batches, tuned = -(-task.pairs // dpo.batch_size), -(-task.demos // tuning.batch_size)
+    return {
+        "SFT": Part(TRL, "sft", tuning.epochs * tuned, size._replace(rows=tuning.batch_size)),
+        "reward model": Part(TRL, "reward", batches, size),
+        "DPO": Part(TRL, "dpo", dpo.epochs * batches, size),
+        "PPO": Part(PPO, "ppo", ppo.updates, rollout),
+    }
 
 
 def job(peers: Peers, quick: bool) -> dict[str, Any]:
-    """Seconds of our command, of one update of each of TRL's trainers, and how many updates the job has."""
-    pairs, rollout, dpo_updates, ppo_updates = job_sizes()
-    found: dict[str, Any] = {"dpo updates": dpo_updates, "ppo updates": ppo_updates, "seeds": JOB_SEEDS}
-    found |= {"cores": JOB_CORES, "dpo size": pairs._asdict(), "ppo size": rollout._asdict()}
-    for name, case, size in ((TRL, "DPO step", pairs), (PPO, "PPO update", rollout)):
-        found[name] = record(case, size, peers, 3.0 if quick else 10.0, (name,))["sides"].get(name)
+    """Seconds of our command, and of one update of each of TRL's trainers."""
+    found: dict[str, Any] = {"seeds": JOB_SEEDS, "cores": JOB_CORES, "parts": {}}
+    for name, part in job_parts().items():
+        command = peers.command(part.side, part.case, part.size)
+        chosen = {} if command is None else {part.side: command}
+        sides = record(name, part.size, chosen, 2.0 if quick else 6.0)["sides"]
+        found["parts"][name] = {
+            "updates": part.updates,
+            "size": part.size._asdict(),
+            "side": part.side,
+            "seconds": sides[part.side]["best"] if sides else None,
+        }
     found[OURS] = ours_in_full()
     return found
 

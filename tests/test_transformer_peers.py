@@ -68,7 +68,7 @@ def test_steps_of_dpo_follow(library):
     np.testing.assert_allclose(*np.array(trace).T, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["dpo", "grpo", "generate", "ppo"])
+@pytest.mark.parametrize("case", ["sft", "reward", "dpo", "grpo", "generate", "ppo"])
 def test_trl_answers(case):
     pytest.importorskip("trl")
     if case == "ppo":

@@ -141,25 +141,40 @@ def train(trainer: Any) -> None:
     trainer.train()
 
 
-def dpo(size: Size) -> None:
-    from trl import DPOConfig, DPOTrainer
-
+def pairs(size: Size) -> dict[str, list[str]]:
     end = f"w{size.vocab - 1}"
-    pairs = {
+    return {
         "prompt": text(draw(size, PAIRS, size.prompt)),
         "chosen": text(draw(size, PAIRS, size.length - 1), end),
         "rejected": text(draw(size, PAIRS, size.length - 1)[::-1], end),
     }
+
+
+def learn(trainer: type[Any], model: Any, arguments: Any, columns: dict[str, list[str]], size: Size) -> None:
+    """Where `train()` is a loop over batches of a file."""
+    data, words = Dataset.from_dict(columns), tokenizer(size)
+    train(trainer(model, args=arguments, train_dataset=data, processing_class=words, callbacks=[Turns()]))
+
+
+def sft(size: Size) -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    known = pairs(size)
+    columns = {"prompt": known["prompt"], "completion": known["chosen"]}
+    learn(SFTTrainer, language_model(size), SFTConfig(**common(size), max_steps=10**6), columns, size)
+
+
+def reward(size: Size) -> None:
+    from trl import RewardConfig, RewardTrainer
+
+    learn(RewardTrainer, scorer(size), RewardConfig(**common(size), max_steps=10**6), pairs(size), size)
+
+
+def dpo(size: Size) -> None:
+    from trl import DPOConfig, DPOTrainer
+
     arguments = DPOConfig(**common(size), max_steps=10**6, precompute_ref_log_probs=True, max_length=None)
-    train(
-        DPOTrainer(
-            language_model(size),
-            args=arguments,
-            train_dataset=Dataset.from_dict(pairs),
-            processing_class=tokenizer(size),
-            callbacks=[Turns()],
-        )
-    )
+    learn(DPOTrainer, language_model(size), arguments, pairs(size), size)
 
 
 def grpo(size: Size) -> None:
@@ -237,7 +252,9 @@ def generate(size: Size) -> None:
     serve(call, about())
 
 
-CASES: dict[str, Callable[[Size], None]] = {"dpo": dpo, "grpo": grpo, "ppo": ppo, "generate": generate}
+CASES: dict[str, Callable[[Size], None]] = {
+    case.__name__: case for case in (sft, reward, dpo, grpo, ppo, generate)
+}
 
 if __name__ == "__main__":
     one_core()
