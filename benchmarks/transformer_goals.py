@@ -100,9 +100,12 @@ def _ten_seeds(found: Found) -> Iterator[Goal]:
     if not parts or missing or job.get(OURS) is None:
         yield _missing(what, goal, " and ".join(sorted(missing)) or "our command")
         return
-    theirs = trl_seconds(job)
-    reached = f"{theirs / job[OURS]:.2g} × ({duration(job[OURS])}; TRL {duration(theirs)}, multiplied out)"
-    yield Goal(what, goal, reached, theirs >= 15 * job[OURS])
+    theirs, ours = trl_seconds(job), job[OURS]["seconds"]
+    reached = f"{theirs / ours:.2g} × ({duration(ours)}; TRL {duration(theirs)}, multiplied out)"
+    cores = job[OURS]["processor"] / ours
+    if cores < 0.8 * job["cores"]:
+        reached += f"; we had {cores:.1f} of {job['cores']} cores"
+    yield Goal(what, goal, reached, theirs >= 15 * ours)
 
 
 def trl_seconds(job: dict[str, Any]) -> float:

@@ -124,7 +124,8 @@ def test_the_job_is_multiplied_out() -> None:
         "DPO": {"updates": 10, "size": size, "side": "TRL", "seconds": 1.0},
         "PPO": {"updates": 5, "size": size, "side": "TRL PPO", "seconds": 4.0},
     }
-    job = {"seeds": 10, "cores": 2, "parts": parts, "rlhfbench": 10.0}
+    job = {"seeds": 10, "cores": 2, "parts": parts}
+    job["rlhfbench"] = {"seconds": 10.0, "processor": 19.0}
     assert goals.trl_seconds(job) == pytest.approx(150.0)
     what = "ten seeds of `compare ppo dpo`, two cores"
     assert line(goals.judge(found()._replace(job=job)), what, "TRL").met is True
