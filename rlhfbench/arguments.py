@@ -90,6 +90,14 @@ def _world(command: Parser, default: str) -> None:
     command.add_argument("--strict", action="store_true", help="refuse a file with pairs that cannot be used")
 
 
+def _policy(command: Parser) -> None:
+    command.add_argument(
+        "--policy",
+        metavar="P",
+        help="transformer[:layers=2,width=32,heads=4], linear or tabular (default: what suits the task)",
+    )
+
+
 def _runs(command: Parser, seeds: str) -> None:
     command.add_argument(
         "--policy",
@@ -168,6 +176,7 @@ def _check(command: Parser) -> None:
     command.add_argument(
         "algorithm", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
     )
+    _policy(command)
 
 
 COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {

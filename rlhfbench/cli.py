@@ -291,7 +291,7 @@ def _check(args: Namespace) -> int:
     from .conformance import check
     from .show import check_blocks
 
-    checks = check(args.algorithm)
+    checks = check(args.algorithm, args.policy)
     _show_blocks(list(check_blocks(args.algorithm, checks)))
     return OK if all(c.passed for c in checks) else SOME_FAILED
 

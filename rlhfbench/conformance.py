@@ -13,6 +13,7 @@ import numpy as np
 from .compute import ComputeMeter
 from .errors import InputError
 from .evaluation import Evaluator, Point
+from .policy_choice import check_policy
 from .prepare import Prepared, prepare
 from .records import Result
 from .registry import Arm, load_task, parse_arm
@@ -48,13 +49,15 @@ class _Guarded:
         return self.inner.score(prompts, responses, mask)
 
 
-def check(name: str) -> list[Check]:
+def check(name: str, policy: str | None = None) -> list[Check]:
     """Run the conformance tests on the algorithm that `name` describes (``name:field=value,...`` or ``./file.py:fn``).
 
-    On the lesson's task `words` with one seed: it takes seconds.
+    On the lesson's task `words` with one seed, and with the policy asked for or the task's own: it takes seconds.
     """
-    arm = parse_arm(name)
-    world = prepare(load_task("words"), "tabular", SEED, EPISODES)
+    task = load_task("words")
+    policy = check_policy(task, policy)
+    arm = parse_arm(name, policy=policy)
+    world = prepare(task, policy, SEED, EPISODES)
     first = run(world, arm)
     tests: list[Callable[[], Check]] = [
         lambda: _finishes(first),

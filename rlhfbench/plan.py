@@ -13,12 +13,13 @@ from kernels import flops
 
 from .jobs import Job, World, open_task, task_options
 from .options import require
-from .policy_choice import check_policy
+from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
 
 DEFAULT_TASK = "sentences"
-EPISODES, DATA_EPISODES = 1024, 256
+EPISODES, TRANSFORMER_EPISODES, DATA_EPISODES = 1024, 512, 256
+"""Replies that an evaluation looks at: a transformer's cost more, those of a file are judged."""
 SHARED_SOURCES = (
     *(
         "compute.py",
@@ -108,14 +109,16 @@ def make_world(
 ) -> World:
     """Check the choices against each other; `budget` is in GFLOP."""
     task = task or (DEFAULT_TASK if data is None else "pairs")
+    chosen = check_policy(open_task(task, data, strict), policy)
+    episodes = TRANSFORMER_EPISODES if choose_policy(chosen).name == "transformer" else EPISODES
     require(budget is None or 0 < budget < 1e12, "budget", budget, "above 0 (GFLOP)")
     return World(
         task=task,
         data=data,
         strict=strict,
-        policy=check_policy(open_task(task, data, strict), policy),
+        policy=chosen,
         budget=None if budget is None else max(int(budget * 1e9), 1),
-        episodes=EPISODES if data is None else DATA_EPISODES,
+        episodes=episodes if data is None else DATA_EPISODES,
     )
 
 

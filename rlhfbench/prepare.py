@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from .compute import ComputeMeter
 from .policy_choice import choose_policy
-from .rewards.bradley_terry import LinearRewardModel, train_reward_model
+from .reward_models import Trained, choose_reward_model, make_reward_model
+from .rewards.bradley_terry import train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .seeding import stream
 from .sft import SFT, fine_tune, make_policy
@@ -26,7 +27,7 @@ class Prepared:
     task: Task
     seed: int
     reference: Policy
-    reward_model: LinearRewardModel
+    reward_model: Trained
     preferences: PreferencePairs
     gold: Gold
     evaluation_prompts: Int
@@ -51,20 +52,17 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
     """
     task = task.for_seed(stream(seed, "split"))
     meter = ComputeMeter()
+    choice = choose_policy(policy)
     reference = make_policy(policy, task, stream(seed, "weights"))
     reference.charge = lambda kind, work, tokens: meter.add("sft", work)
     demonstrations = task.demonstrations(stream(seed, "demonstrations"))
-    fine_tune(reference, demonstrations, stream(seed, "sft"), meter, SFT[choose_policy(policy).name])
+    fine_tune(reference, demonstrations, stream(seed, "sft"), meter, SFT[choice.name])
 
     with meter.redirect("eval"):  # making the data is the world's work, nobody's method
         preferences = task.preferences(None, stream(seed, "preferences"), reference)
 
     started = time.process_time()
-    features: Literal["unigrams", "bigrams"] = getattr(task, "rm", "unigrams")
-    model, training = train_reward_model(
-        preferences, vocab_size=len(task.vocab), features=features, rng=stream(seed, "rm")
-    )
-    meter.add("rm_train", training.work)
+    model, accuracy = make_reward_model(task, choice, reference, demonstrations, preferences, seed, meter)
     # Its scale comes from replies of the reference; that is part of making it.
     prompts = task.prompts(NORMALISATION_EPISODES, stream(seed, "normalisation"))
     uniforms = stream(seed, "normalisation", "uniforms").random((len(prompts), task.max_length))
@@ -94,7 +92,8 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
         *evaluation_inputs(task, seed, episodes),
         meter,
         rm_seconds,
-        world_facts(task, model, gold, *inputs),
+        world_facts(task, model, gold, *inputs)
+        | {"reward_model": choose_reward_model(task, choice).text, "rm_accuracy": accuracy},
     )
 
 
@@ -105,7 +104,7 @@ def evaluation_inputs(task: Task, seed: int, episodes: int) -> tuple[Int, Float]
 
 
 def world_facts(
-    task: Task, model: LinearRewardModel, gold: Gold, prompts: Int, responses: Int, mask: Float
+    task: Task, model: Trained, gold: Gold, prompts: Int, responses: Int, mask: Float
 ) -> dict[str, Any]:
     """What the report says of the data: the task's own facts and how far RM and gold agree on reference replies."""
     facts = dict(task.facts()) if hasattr(task, "facts") else {}

@@ -215,6 +215,14 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
     if "pairs_per_part" in facts:
         parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["pairs_per_part"].items())
         yield f"Split by {facts['split_by']}, anew for each seed; pairs: {parts}."
+    if "reward_model" in facts:  # not in what earlier versions stored
+        accuracy = facts.get("rm_accuracy")
+        right = (
+            ""
+            if accuracy is None
+            else f"; right on {percent(accuracy)} of the pairs it put aside (first seed)"
+        )
+        yield f"RM: {facts['reward_model']}{right}."
     if facts.get("rm_gold_correlation") is not None:
         yield (
             f"RM and {gold_name(comparison.gold)} correlate at {facts['rm_gold_correlation']:.2f} on replies of the "

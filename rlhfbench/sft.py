@@ -28,20 +28,24 @@ POLICIES: dict[str, type[Model]] = {
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How demonstrations are learnt: AdamW at `learning_rate`, which warms up and falls to 0."""
+    """How demonstrations are learnt: AdamW at `learning_rate`, which warms up and falls to 0.
+
+    Few demonstrations are passed more often than `epochs` times, until `fewest_steps` have been made.
+    """
 
     epochs: int
     batch_size: int
     learning_rate: float
     lr_scheduler_type: Schedule = "linear"
     warmup_ratio: float = 0.0
+    fewest_steps: int = 0
 
 
 LOG_LINEAR = FineTuning(epochs=6, batch_size=64, learning_rate=0.05)
 SFT = {
     "linear": LOG_LINEAR,
     "tabular": LOG_LINEAR,
-    "transformer": FineTuning(6, 64, 4e-3, lr_scheduler_type="cosine", warmup_ratio=0.1),
+    "transformer": FineTuning(3, 16, 4e-3, "cosine", warmup_ratio=0.1, fewest_steps=480),
 }
 """By policy; chosen on demonstrations put aside, of the default world and of real pairs."""
 
@@ -85,8 +89,9 @@ def fine_tune(
         policy.params, policy.grads, settings.learning_rate, charge=lambda work: meter.add("sft", work)
     )
     batches = -(-len(demos) // settings.batch_size)
-    steps = settings.epochs * batches
-    for epoch in range(settings.epochs):
+    epochs = max(settings.epochs, -(-settings.fewest_steps // batches))
+    steps = epochs * batches
+    for epoch in range(epochs):
         order = rng.permutation(len(demos))
         for batch in range(batches):
             part = demos.take(order[batch * settings.batch_size :][: settings.batch_size])

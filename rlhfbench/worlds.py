@@ -16,7 +16,7 @@ from .checkpoints import (
     vocabulary_hash,
 )
 from .prepare import Prepared, evaluation_inputs
-from .rewards.bradley_terry import LinearRewardModel
+from .reward_models import REWARD_MODELS
 from .rewards.gold import Gold, Judge, TaskGold
 from .seeding import stream
 from .sft import make_policy
@@ -24,8 +24,6 @@ from .types import Float, Int, Policy, RewardModel, Sampler, Task
 
 REFERENCE, REWARD_MODEL, JUDGE, SERVED = "reference", "reward_model", "judge", "policy"
 """Names of the files, without their endings."""
-REWARD_MODELS = {model.kind: model for model in (LinearRewardModel,)}
-"""Classes of reward models that are kept, by their kind."""
 OF_THE_ARM = ("algorithm", "config", "label", "budget")
 """Inputs of a run that its world does not depend on."""
 

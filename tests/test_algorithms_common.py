@@ -19,9 +19,10 @@ def world() -> Prepared:
     return prepare(load_task("words"), "tabular", 0, 256)
 
 
+@pytest.mark.parametrize("policy", ["tabular", "transformer"])
 @pytest.mark.parametrize("name", algorithm_names())
-def test_conforms(name):
-    failed = [c for c in check(name) if not c.passed]
+def test_conforms(name, policy):
+    failed = [c for c in check(name, policy) if not c.passed]
     assert not failed
 
 

@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..text import sanitize
 from ..tokenizer import UNKNOWN, Choice, Splitter, choose
 from ..types import Demonstrations, Float, Int, PreferencePairs, Sampler
+from .reward_choice import RewardModelName, check_reward_model
 
 SHARES = {"sft": 0.3, "rm": 0.35, "judge": 0.25, "evaluation": 0.1}
 """What each part gets of the pairs. The reward model's pairs are also those of direct alignment."""
@@ -66,8 +67,13 @@ class PairsTask:
         ``words``; ``bpe``, a byte-level BPE of `vocabulary` pieces trained on the file; or a ``tokenizer.json``.
     eos_token, pad_token : str, optional
         Tokens of the ``tokenizer.json`` for end and padding, where they have unusual names.
-    rm : {"unigrams", "bigrams"}
-        What the reward model sees. The judge sees bigrams.
+    rm : {"auto", "unigrams", "bigrams", "transformer"}
+        What the reward model is: linear in a bag of words, or of words and pairs of neighbours, or a transformer that
+        starts as the SFT policy; auto: a transformer where the policy is one, else unigrams. The judge is a bag
+        of words and pairs of neighbours.
+    rm_layers, rm_width : int, optional
+        Size of a transformer reward model; by default the policy's. One of another size is fine-tuned on the
+        demonstrations first.
     strict : bool
         Refuse a file with pairs that cannot be used.
     """
@@ -79,7 +85,9 @@ class PairsTask:
     tokenizer: str = "words"
     eos_token: str | None = None
     pad_token: str | None = None
-    rm: Literal["unigrams", "bigrams"] = "unigrams"
+    rm: RewardModelName = "auto"
+    rm_layers: int | None = None
+    rm_width: int | None = None
     strict: bool = False
     _split: dict[str, Int] | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -95,6 +103,7 @@ class PairsTask:
         require(self.vocabulary >= 2, "vocabulary", self.vocabulary, "at least 2")
         require(self.length >= 2, "length", self.length, "at least 2")
         require(self.prompt_words >= 1, "prompt_words", self.prompt_words, "at least 1")
+        check_reward_model(self.rm, self.rm_layers, self.rm_width)
         assert self._encoded is not None  # bad files are refused here, before anything has been spent
 
     @cached_property
@@ -113,7 +122,7 @@ class PairsTask:
 
     def inputs(self) -> dict[str, Any]:
         """The options that determine a run; where files lie does not."""
-        names = ("vocabulary", "length", "prompt_words", "rm", "strict")
+        names = ("vocabulary", "length", "prompt_words", "rm", "rm_layers", "rm_width", "strict")
         return {name: getattr(self, name) for name in names} | self._choice.inputs()
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..types import Demonstrations, Float, Int, PreferencePairs, Sampler
 from .annotators import label_pairs
+from .reward_choice import RewardModelName, check_reward_model
 
 TOPICS = ("garden", "music", "travel", "cooking")
 REQUESTS = ("explain", "advise", "compare")
@@ -62,8 +63,12 @@ class Sentences:
         Share of demonstrated words that are a word which annotators like (+1) and gold dislikes (-3).
     coverage : float
         Share of the good words of a topic that demonstrations use, in (0, 1].
-    rm : {"unigrams", "bigrams"}
-        What the reward model sees.
+    rm : {"auto", "unigrams", "bigrams", "transformer"}
+        What the reward model is: linear in a bag of words, or of words and pairs of neighbours, or a transformer that
+        starts as the SFT policy; auto: a transformer where the policy is one, else unigrams.
+    rm_layers, rm_width : int, optional
+        Size of a transformer reward model; by default the policy's. One of another size is fine-tuned on the
+        demonstrations first.
     """
 
     pairs: int = 2000
@@ -74,7 +79,9 @@ class Sentences:
     repeat_penalty: float = 0.5
     trap: float = 0.0
     coverage: float = 1.0
-    rm: Literal["unigrams", "bigrams"] = "unigrams"
+    rm: RewardModelName = "auto"
+    rm_layers: int | None = None
+    rm_width: int | None = None
 
     name: ClassVar[str] = "sentences"
     gold: ClassVar[Literal["exact", "judge"]] = "exact"
@@ -94,6 +101,7 @@ class Sentences:
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
         require(0 <= self.trap < 1, "trap", self.trap, "at least 0 and below 1")
         require(0 < self.coverage <= 1, "coverage", self.coverage, "above 0 and at most 1")
+        check_reward_model(self.rm, self.rm_layers, self.rm_width)
 
     @cached_property
     def vocab(self) -> tuple[str, ...]:
