@@ -16,6 +16,7 @@ from kernels import flops
 from rlhfbench.algorithms import dpo, ppo
 from rlhfbench.optimizer import AdamW
 from rlhfbench.policies.transformer import TransformerPolicy
+from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.types import Float, Int, PreferencePairs
 
 Call = Callable[[], Any]
@@ -45,18 +46,14 @@ class Setup:
 
     policy: TransformerPolicy
     reference: TransformerPolicy
-    reward_model: RewardModel
+    reward_model: TransformerRewardModel
     rng: np.random.Generator
     fixed_prompts: Int
 
     def __post_init__(self) -> None:
         self.done: dict[str, flops.Work] = {}
-        for name, policy in (
-            ("", self.policy),
-            ("reference ", self.reference),
-            ("reward model ", self.reward_model.policy),
-        ):
-            policy.charge = self._account(name)
+        self.policy.charge, self.reference.charge = self._account(""), self._account("reference ")
+        self.reward_model.charge = lambda work, sequences: self.add("reward model", work)
 
     def _account(self, name: str) -> Callable[[str, flops.Work, int], None]:
         def charge(kind: str, work: flops.Work, tokens: int) -> None:
@@ -82,21 +79,12 @@ class Setup:
         self.add("losses", flops.work(kernel, *shape))
 
 
-class RewardModel:
-    """Another transformer of the same size; the value before the last token stands in for a score after it."""
-
-    def __init__(self, policy: TransformerPolicy) -> None:
-        self.policy = policy
-
-    def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
-        return self.policy.values(prompts, responses, mask)[:, -1]
-
-
-def make_policy(size: Size, seed: int = 0) -> TransformerPolicy:
+def make_policy(size: Size, seed: int = 0, more: int = 0) -> TransformerPolicy:
+    """With room for so many tokens more: a reward model reads the state after the last one."""
     return TransformerPolicy(
         size.vocab,
         size.vocab,
-        size.length,
+        size.length + more,
         prompt_length=size.prompt,
         layers=size.layers,
         width=size.width,
@@ -108,11 +96,11 @@ def make_policy(size: Size, seed: int = 0) -> TransformerPolicy:
 
 def make_setup(size: Size) -> Setup:
     """A policy, its frozen copy, and a reward model of other weights."""
-    policy, scorer = make_policy(size), make_policy(size, 1)
+    policy, scorer = make_policy(size), make_policy(size, 1, more=1)
     scorer._w.value[...] = np.random.default_rng(2).normal(scale=size.width**-0.5, size=size.width)
     rng = np.random.default_rng(3)
     prompts = rng.integers(size.vocab, size=(size.rows, size.prompt))
-    return Setup(policy, policy.clone(), RewardModel(scorer), rng, prompts)
+    return Setup(policy, policy.clone(), TransformerRewardModel(scorer), rng, prompts)
 
 
 def make_pairs(size: Size) -> PreferencePairs:

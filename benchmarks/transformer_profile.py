@@ -157,7 +157,7 @@ def phases(setup: transformer_cases.Setup, into: dict[str, list[float]]) -> Iter
         "values": (setup.policy, "values"),
         "backward": (setup.policy, "backward"),
         "reference logprobs": (setup.reference, "logprobs"),
-        "reward model values": (setup.reward_model, "score"),
+        "reward model": (setup.reward_model, "score"),
     }
 
     def watch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

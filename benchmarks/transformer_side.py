@@ -26,7 +26,7 @@ MATMUL = 1024
 def ours(case: str, size: transformer_cases.Size) -> None:
     setup = transformer_cases.make_setup(size)
     call = transformer_cases.CASES[case](setup, size)
-    policies = (setup.policy, setup.reference, setup.reward_model.policy)
+    policies = (setup.policy, setup.reference, setup.reward_model.backbone)
     call(), call()
     serve(
         call,

@@ -42,6 +42,7 @@ from benchmarks.turns import SETTINGS, Side, take_turns
 from rlhfbench.jobs import open_task
 from rlhfbench.policy_choice import TransformerSizes
 from rlhfbench.registry import parse_arm
+from rlhfbench.rewards.transformer import RewardModelConfig
 from rlhfbench.seeding import stream
 from rlhfbench.sft import SFT
 
@@ -149,25 +150,28 @@ class Part(NamedTuple):
 
 
 def job_parts() -> dict[str, Part]:
-    """`compare ppo dpo` as it is by default; of the reward model one pass over the pairs."""
+    """`compare ppo dpo` as it is by default."""
     task: Any = open_task("sentences", None).for_seed(stream(0, "split"))
     ppo, dpo = (parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo"))
-    tuning, chosen = SFT["transformer"], TransformerSizes()
+    tuning, scoring, chosen = SFT["transformer"], RewardModelConfig(), TransformerSizes()
     size = Size(
         width=chosen.width,
         vocab=len(task.vocab),
-        rows=dpo.batch_size,
         prompt=task.prompts(1, stream(0, "prompts")).shape[1],
         length=task.max_length,
         layers=chosen.layers,
         heads=chosen.heads,
     )
     rollout = size._replace(rows=ppo.batch_size, epochs=ppo.num_ppo_epochs, minibatches=ppo.num_mini_batches)
-    batches, tuned = -(-task.pairs // dpo.batch_size), -(-task.demos // tuning.batch_size)
+
+    def learner(case: str, config: Any, rows: float) -> Part:
+        updates = config.epochs * -(-int(rows) // config.batch_size)
+        return Part(TRL, case, updates, size._replace(rows=config.batch_size))
+
     return {
-        "SFT": Part(TRL, "sft", tuning.epochs * tuned, size._replace(rows=tuning.batch_size)),
-        "reward model": Part(TRL, "reward", batches, size),
-        "DPO": Part(TRL, "dpo", dpo.epochs * batches, size),
+        "SFT": learner("sft", tuning, task.demos),
+        "reward model": learner("reward", scoring, task.pairs * (1 - scoring.validation)),
+        "DPO": learner("dpo", dpo, task.pairs),
         "PPO": Part(PPO, "ppo", ppo.updates, rollout),
     }
 

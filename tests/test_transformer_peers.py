@@ -21,7 +21,7 @@ def both():
     """Two setups of the same weights and random numbers; weights large enough for replies to depend on them."""
     setups = [cases.make_setup(SMALL) for _ in range(2)]
     for setup in setups:
-        for policy in (setup.policy, setup.reference, setup.reward_model.policy):
+        for policy in (setup.policy, setup.reference, setup.reward_model.backbone):
             n = np.arange(policy.params.size)
             policy.params[:] = 0.3 * np.sin(0.1 + 1.7 * n + 0.01 * n**1.5)
         setup.reference.params[:] *= 0.9

@@ -31,7 +31,7 @@ def compiled_dpo_step(setup: ours.Setup, size: ours.Size) -> Call:
 
 
 def ppo_update(setup: ours.Setup, size: ours.Size) -> Call:
-    models = [Transformer(p) for p in (setup.policy, setup.reference, setup.reward_model.policy)]
+    models = [Transformer(p) for p in (setup.policy, setup.reference, setup.reward_model.backbone)]
     sampler = Sampler(models[0], size.rows, size.prompt, size.length)
     optimizer = torch_transformer.adamw(models[0], ours.LEARNING_RATE)
     prompts, rng = torch.from_numpy(setup.fixed_prompts), setup.rng

@@ -96,11 +96,12 @@ def collect(
 ) -> Episodes:
     """Sample, score, and turn scores and KL into advantages and returns.
 
-    The reward model's score is its value before the last token, as in `benchmarks.transformer_cases`.
+    The reward model has one place more than the policy: its score is the value after the last token.
     """
     model = sampler.model
     responses, logprobs = sampler.sample(prompts, uniforms)
-    scores = reward_model.values(reward_model.hidden(prompts, responses, None)[:, -1])
+    longer = F.pad(responses, (0, 1))
+    scores = reward_model.values(reward_model.hidden(prompts, longer, None)[:, -1])
     values = model.values(model.hidden(prompts, responses, None))
     known = token_logprobs(reference.logits(reference.hidden(prompts, responses, None)), responses)
     rewards = -options.beta * (logprobs - known)
