@@ -57,12 +57,16 @@ def interleave(calls: Mapping[str, Call], seconds: float = 1.0, rounds: int = 5)
         while len(samples[names[-1]]) < rounds or perf_counter() < stop:
             order.shuffle(names)
             for name in names:
-                _settle()
+                settle()
                 samples[name].append(_stretch(calls[name], loops[name]))
     finally:
         if collecting:
             gc.enable()
-    return {n: Timing(min(taken), statistics.median(taken), len(taken)) for n, taken in samples.items()}
+    return {name: summary(taken) for name, taken in samples.items()}
+
+
+def summary(taken: list[float]) -> Timing:
+    return Timing(min(taken), statistics.median(taken), len(taken))
 
 
 def _loops(call: Call) -> int:
@@ -74,7 +78,7 @@ def _loops(call: Call) -> int:
     return loops
 
 
-def _settle() -> None:
+def settle() -> None:
     """Wait until this process has used no processor time in two looks, for a fifth of a second at most.
 
     Two, because on a busy machine a thread that has work to do may be kept waiting for the length of one.
@@ -101,19 +105,30 @@ def peak_extra(call: Call) -> int | None:
     What a first call sets up once is part of it, so there should have been one. Of use from some megabytes on: below,
     the C library keeps what it was given back.
     """
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    before = peak_reset()
+    result = call()
+    peak = peak_since(before)
+    del result
+    return peak
+
+
+def peak_reset() -> int | None:
+    """Begin anew with the high-water mark of memory, at what is in use now; None where it cannot be told."""
+    clear = Path("/proc/self/clear_refs")
     if not sys.platform.startswith("linux") or not os.access(clear, os.W_OK):
         return None
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    clear.write_text("5")  # the high-water mark starts anew, at what is in use now
-    before = _field(status, "VmHWM")
-    result = call()
-    peak = _field(status, "VmHWM")
-    del result
-    return peak - before
+    clear.write_text("5")
+    return _highest()
 
 
-def _field(status: Path, name: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+def peak_since(before: int | None) -> int | None:
+    """Bytes by which memory has been higher since."""
+    return None if before is None else _highest() - before
+
+
+def _highest() -> int:
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

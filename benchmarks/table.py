@@ -105,7 +105,7 @@ def markdown(found: Found) -> str:
     return "\n\n".join(parts)
 
 
-def _grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def grid(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -115,7 +115,7 @@ def _goals(found: Found) -> Iterator[str]:
     goals = judge(found)
     if goals:
         rows = ([g.kernel, g.goal, g.reached, "yes" if g.met else "**no**"] for g in goals)
-        yield "### Goals\n\n" + _grid(("kernel", "goal", "reached", "met"), rows)
+        yield "### Goals\n\n" + grid(("kernel", "goal", "reached", "met"), rows)
 
 
 def _over_vocabulary(found: Found) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _case(records: list[Record]) -> str:
     new = [NEW] if NEW in records[0]["sides"] else []
     header = ["rows × V", "time", "GB/s", "Gelements/s", "of bandwidth", "extra memory"]
     header += [*["new array"] * len(new), *others]
-    return _grid(header, ([*_ours(r), *[_times(r, side) for side in (*new, *others)]] for r in records))
+    return grid(header, ([*_ours(r), *[_times(r, side) for side in (*new, *others)]] for r in records))
 
 
 def _ours(record: Record) -> list[str]:
@@ -141,7 +141,7 @@ def _ours(record: Record) -> list[str]:
     side = record["sides"].get(NEW, record["sides"][OURS])
     return [
         f"{record['elements'] // V:,} × {V:,}",
-        _duration(time),
+        duration(time),
         f"{speed:.1f}",
         f"{record['elements'] / time / 1e9:.2f}",
         f"{share(record):.0%}" if "read" in record["sides"] else "",
@@ -169,23 +169,23 @@ def _arrays(found: Found) -> Iterator[str]:
         speed = [f"{(r['read'] + r['written']) / time / 1e9:.1f}", f"{r['elements'] / time / 1e9:.2f}"]
         bandwidth = f"{share(r):.0%}" if "read" in r["sides"] else ""
         others = ", ".join(f"{peer} {ratio(r, peer):.1f} ×" for peer in peers(r))
-        rows.append([f"`{r['case']}`", shape, _duration(time), *speed, bandwidth, others])
-    yield _grid(("kernel", "shape", "time", "GB/s", "Gelements/s", "of bandwidth", "peers"), rows)
+        rows.append([f"`{r['case']}`", shape, duration(time), *speed, bandwidth, others])
+    yield grid(("kernel", "shape", "time", "GB/s", "Gelements/s", "of bandwidth", "peers"), rows)
 
 
-def _duration(time: float) -> str:
+def duration(time: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if time >= size:
             return f"{time / size:.3g} {unit}"
     return f"{time / 1e-9:.3g} ns"
 
 
-def write(text: str) -> None:
+def write(text: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the two comments of the page."""
     page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -145,7 +145,7 @@ def test_one_quiet_look_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([0.0, 0.0, 0.0, 2e-3, 2e-3, 2e-3, 2e-3, 2e-3])
     monkeypatch.setattr(measure, "sleep", lambda seconds: None)
     monkeypatch.setattr(measure, "process_time", lambda: next(looks))
-    measure._settle()
+    measure.settle()
     assert next(looks, None) is None
 
 

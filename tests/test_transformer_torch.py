@@ -10,11 +10,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed kernels package goes first
 
-from benchmarks.bench_transformer import Setup
+from benchmarks.transformer_cases import Setup
 from kernels import categorical, policy_gradient
 from rlhfbench.algorithms import dpo
 from rlhfbench.optimizer import AdamW
 from rlhfbench.policies.transformer import TransformerPolicy
+from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.types import PreferencePairs
 
 P, T, V, BETA = 4, 5, 11, 0.1
@@ -220,7 +221,8 @@ def test_ten_steps_of_dpo_follow_pytorch():
     prompts[prompts < 0] = 0
     pairs = PreferencePairs(prompts[:4], responses[:4], mask[:4], responses[4:], mask[4:])
     mine, theirs = AdamW(policy.params, policy.grads, 1e-3, max_grad_norm=1.0), peer.adamw(model, 1e-3)
-    setup, config, trace = Setup(policy), dpo.DPOConfig(beta=BETA), []
+    setup = Setup(policy, policy, TransformerRewardModel(policy), np.random.default_rng(0), prompts)
+    config, trace = dpo.DPOConfig(beta=BETA), []
     tensors = [torch.from_numpy(a) for a in (prompts, responses, mask, REFERENCE)]
     for _ in range(10):
         step = dpo.pair_step(setup, config, mine, pairs, REFERENCE[:4], REFERENCE[4:])

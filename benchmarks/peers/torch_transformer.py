@@ -5,6 +5,7 @@ Padded batches, fused attention, one forward pass for chosen and rejected, logit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,14 @@ def adamw(model: Transformer, learning_rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.0, fused=True)
 
 
+def pairs_loss(
+    model: Transformer, prompts: Tensor, responses: Tensor, mask: Tensor, reference: Tensor, beta: float
+) -> Tensor:
+    """DPO's loss on prompts without padding."""
+    logits = model.logits(model.hidden(prompts, responses, None))
+    return dpo_loss(token_logprobs(logits, responses), mask, reference, beta)
+
+
 def dpo_step(
     model: Transformer,
     optimizer: torch.optim.Optimizer,
@@ -97,11 +106,11 @@ def dpo_step(
     reference: Tensor,
     beta: float,
     max_grad_norm: float,
+    loss_of: Callable[..., Tensor] = pairs_loss,
 ) -> Tensor:
-    """One update on prompts without padding."""
+    """One update; `loss_of` may be `pairs_loss` compiled."""
     optimizer.zero_grad(set_to_none=True)
-    logits = model.logits(model.hidden(prompts, responses, None))
-    loss = dpo_loss(token_logprobs(logits, responses), mask, reference, beta)
+    loss = loss_of(model, prompts, responses, mask, reference, beta)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()

@@ -1,0 +1,142 @@
+"""The transformer's benchmarks: sides take turns, time and work are accounted for, goals judged by measurements."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed kernels package goes first
+
+from benchmarks import table, transformer_profile, transformer_table, turns
+from benchmarks import transformer_cases as cases
+from benchmarks import transformer_goals as goals
+
+SMALL = cases.Size(width=16, vocab=11, rows=6, prompt=4, length=5)
+SIDE = f"""
+import sys
+sys.path.append({str(Path(__file__).resolve().parents[1])!r})
+from benchmarks.turns import serve
+serve(lambda: sum(range(int(sys.argv[1]))), "adds", lambda: 5)
+"""
+
+
+def test_sides_take_turns_and_the_slower_one_is_slower() -> None:
+    command = [sys.executable, "-c", SIDE]
+    sides = [turns.Side(name, [*command, n]) for name, n in (("short", "10"), ("long", "300000"))]
+    assert all(side.ready() for side in sides)
+    times = turns.take_turns(sides, 0.0, rounds=3)
+    peak = sides[0].ask("peak")
+    for side in sides:
+        side.close()
+    assert sides[0].about == "adds"
+    assert peak is None or peak[1] == 5
+    assert times["short"].rounds == times["long"].rounds == 3
+    assert times["short"].median < times["long"].median
+
+
+def test_a_side_that_cannot_start_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    side = turns.Side("broken", [sys.executable, "-c", "import not_there"])
+    assert not side.ready()
+    side.close()
+    assert "broken: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", cases.CASES)
+def test_a_profile_accounts_for_all_time_and_work(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer_profile, "ROUNDS", 2)
+    found = transformer_profile.profile(case, SMALL)
+    assert sum(found["kinds"].values()) == pytest.approx(found["seconds"])
+    assert found["kinds"][transformer_profile.MATMUL] > 0
+    assert found["kinds"]["attention"] > 0
+    in_products = sum(2 * m * k * n * calls for m, k, n, calls, _ in found["products"])
+    assert 0 < in_products < sum(found["flops"].values())
+
+
+def test_products_are_repeated_as_they_were() -> None:
+    a, b = np.ones((3, 4), np.float32), np.ones((5, 4), np.float32)
+    out = np.empty((3, 9), np.float32)[:, :5]
+    noted = transformer_profile.products(lambda: np.matmul(a, b.T, out=out))
+    assert noted == [((3, 4, 5), (False, True), 9)]
+    transformer_profile.replay(noted)()
+
+
+def test_the_job_has_the_sizes_of_the_default_comparison() -> None:
+    parts = transformer_table.job_parts()
+    assert {(part.size.prompt, part.size.length) for part in parts.values()} == {(2, 12)}
+    assert parts["PPO"].size.rows % parts["PPO"].size.minibatches == 0
+    assert all(part.updates > 0 for part in parts.values())
+
+
+# Goals
+
+
+def side(best: float, peak: tuple[int, int] = (1 << 20, 0), about: str = "1.0") -> dict[str, Any]:
+    return {"best": best, "median": best, "rounds": 5, "peak": peak, "about": about}
+
+
+def found(**more: dict[str, Any]) -> goals.Found:
+    sides = {
+        "rlhfbench": side(1.0),
+        "torch": side(2.5),
+        "matmul": side(1.0, about="100"),
+        "products": side(1.0),
+    }
+    record = {"case": "DPO step", "size": cases.Size()._asdict(), "sides": sides | more}
+    profile = {
+        "seconds": 1.0,
+        "flops": {"logits": 20, "backward": 40},
+        "phases": {"logits": 0.5, "backward": 0.25},
+        "kinds": {"matrix products": 0.75, "attention": 0.25},
+        "products": [[2, 3, 4, 1, 0.5]],
+        "allocated": 10,
+    }
+    return goals.Found("a machine", {"DPO step, width 64": record}, {"DPO step": profile}, {})
+
+
+def line(results: list[goals.Goal], what: str, goal: str) -> goals.Goal:
+    return next(g for g in results if g.what == what and goal in g.goal)
+
+
+def test_goals_are_met_missed_or_not_measured() -> None:
+    results = goals.judge(found(TRL=side(7.0)))
+    assert line(results, "DPO step, width 64", "PyTorch").met is True
+    assert line(results, "DPO step, width 64", "TRL").met is False
+    assert line(results, "sampling, width 64", "generate").met is None
+    assert line(results, "ten seeds of `compare ppo dpo`, two cores", "TRL").met is None
+    assert line(results, "model-FLOP utilisation of a DPO step, width 64", "50 %").reached.startswith("60%")
+    assert line(results, "DPO step, memory", "PyTorch").met is False  # as much is not below
+    assert line(results, "DPO step, memory", "nothing").met is True
+
+
+def test_what_is_not_installed_is_named() -> None:
+    text = goals.markdown(found())
+    assert "not measured, for want of TRL 1.9's PPO" in text
+    assert "| DPO step, width 64 | 1 s, 1 MiB | 2.5 ×, 1 MiB |" in text
+
+
+def test_the_job_is_multiplied_out() -> None:
+    size = cases.Size()._asdict()
+    parts = {
+        "DPO": {"updates": 10, "size": size, "side": "TRL", "seconds": 1.0},
+        "PPO": {"updates": 5, "size": size, "side": "TRL PPO", "seconds": 4.0},
+    }
+    job = {"seeds": 10, "cores": 2, "parts": parts}
+    job["rlhfbench"] = {"seconds": 10.0, "processor": 19.0}
+    assert goals.trl_seconds(job) == pytest.approx(150.0)
+    what = "ten seeds of `compare ppo dpo`, two cores"
+    assert line(goals.judge(found()._replace(job=job)), what, "TRL").met is True
+    assert "| DPO | 64 × (8 + 16), V = 256, width 64 | 10 | 1 s | 10 s |" in goals.markdown(
+        found()._replace(job=job)
+    )
+    parts["PPO"]["seconds"] = None
+    result = line(goals.judge(found()._replace(job=job)), what, "TRL")
+    assert (result.met, result.reached) == (None, "not measured, for want of TRL 1.9's PPO")
+
+
+def test_the_page_has_a_place_for_the_tables() -> None:
+    text = table.PAGE.read_text(encoding="utf-8")
+    assert text.index(transformer_table.BEGIN) < text.index(transformer_table.END)
