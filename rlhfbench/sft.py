@@ -97,7 +97,9 @@ def fine_tune(
             part = demos.take(order[batch * settings.batch_size :][: settings.batch_size])
             logits = policy.logits(part.prompts, part.responses, part.mask)
             d_logprobs = np.divide(-part.mask, part.mask.sum())
-            policy.backward(categorical.token_logprobs_backward(logits, part.responses, d_logprobs))
+            policy.backward(
+                categorical.token_logprobs_backward(logits, part.responses, d_logprobs, out=logits)
+            )
             meter.add("sft", flops.work("token_logprobs_backward", *logits.shape))
             meter.add("sft", flops.work("elementwise", 3 * part.mask.size - 1))
             done = (epoch * batches + batch) / steps

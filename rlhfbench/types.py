@@ -86,7 +86,10 @@ class Policy(Sampler, Protocol):
     max_length: int
 
     def logits(self, prompts: Int, responses: Int, mask: Float) -> Float:
-        """(B, T, V) next-token logits at each response position, activations kept for `backward`."""
+        """(B, T, V) next-token logits at each response position, activations kept for `backward`.
+
+        The caller may write into them, its gradient for instance.
+        """
         ...
 
     def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:

@@ -122,7 +122,7 @@ def pair_step(
         logps[:n], logps[n:], ref_chosen, ref_rejected, config.beta, label_smoothing=config.label_smoothing
     )
     d_logprobs = np.concatenate([loss.d_chosen, loss.d_rejected])[:, None] * mask
-    d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs)
+    d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs, out=logits)
     setup.charge("token_logprobs", *logits.shape)
     setup.charge("elementwise", 2 * mask.size)
     setup.charge("sum", *mask.shape)

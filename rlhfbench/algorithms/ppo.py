@@ -209,7 +209,7 @@ def minibatch_step(setup: Setup, config: PPOConfig, optimizer: Optimizer, batch:
     policy = policy_gradient.ppo_clip(
         logprobs, batch.logprobs, batch.advantages, batch.mask, config.cliprange
     )
-    d_logits = categorical.token_logprobs_backward(logits, batch.responses, policy.d_logprobs)
+    d_logits = categorical.token_logprobs_backward(logits, batch.responses, policy.d_logprobs, out=logits)
     values = setup.policy.values(*inputs)
     value = policy_gradient.value_clip(
         values, batch.values, batch.returns, batch.mask, config.cliprange_value

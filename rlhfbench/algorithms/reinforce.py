@@ -76,7 +76,7 @@ def reinforce(setup: Setup, config: ReinforceConfig) -> Iterator[Metrics]:
 
         logits = setup.policy.logits(prompts, responses, mask)
         d_logprobs = (advantages / -B)[:, None] * mask
-        d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs)
+        d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs, out=logits)
         setup.charge("k1", *kl.shape)
         setup.charge("sum", *kl.shape)
         setup.charge("rloo_advantages", 1, B)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -38,7 +39,7 @@ class RewardModelConfig:
     Parameters
     ----------
     epochs : int
-        Passes over the pairs; the parameters kept are those after the pass with the lowest validation loss.
+        Passes over the pairs; on all of them as many as lowered the validation loss most.
     batch_size : int
         Pairs an update.
     learning_rate : float
@@ -161,7 +162,8 @@ class TransformerTraining:
     """How a reward model on a backbone came about.
 
     `epoch` was chosen by `log_loss` among `path`, pairs of epoch and validation log loss (nats); `accuracy` on the same
-    validation pairs, equal scores counting half; None where no pairs were put aside, and all epochs count.
+    validation pairs, equal scores counting half; None where no pairs were put aside, and all epochs count. What was
+    put aside is trained on, too, once the epoch has been chosen.
     """
 
     epoch: int
@@ -199,7 +201,31 @@ def train_transformer_reward_model(
     if not len(pairs):
         raise ValueError("no preference pairs to train on")
     config = config or RewardModelConfig()
+    aside = _put_aside(pairs, config.validation, rng)
     works: list[flops.Work] = []
+    path: list[tuple[int, float]] = []
+    epochs, least, right = config.epochs, None, None
+    if aside.any():
+        train, rest = pairs.take(np.flatnonzero(~aside)), pairs.take(np.flatnonzero(aside))
+        for epoch, backbone in enumerate(_epochs(train, sft, rng, config, works), 1):
+            loss, share, work = _validate(backbone, rest)
+            works.append(work)
+            path.append((epoch, loss))
+            if least is None or loss < least:
+                epochs, least, right = epoch, loss, share
+    backbone = next(islice(_epochs(pairs, sft, rng, config, works), epochs - 1, None))
+    training = TransformerTraining(epochs, least, right, tuple(path), len(pairs), total(*works))
+    return TransformerRewardModel(backbone), training
+
+
+def _epochs(
+    pairs: PreferencePairs,
+    sft: TransformerPolicy,
+    rng: np.random.Generator,
+    config: RewardModelConfig,
+    works: list[flops.Work],
+) -> Iterator[TransformerPolicy]:
+    """The backbone after each pass over the pairs, always the same one; its work is appended to `works`."""
     backbone = _with_one_more_place(sft)
     backbone.charge = lambda kind, work, tokens: works.append(work)
     optimizer = AdamW(
@@ -210,24 +236,11 @@ def train_transformer_reward_model(
         weight_decay=config.weight_decay,
         charge=works.append,
     )
-    aside = _put_aside(pairs, config.validation, rng)
-    train, rest = pairs.take(np.flatnonzero(~aside)), pairs.take(np.flatnonzero(aside))
-    kept, best, right = backbone.params, config.epochs, None
-    path: list[tuple[int, float]] = []
     for epoch in range(config.epochs):
-        for share, batch in _batches(train, config.batch_size, rng):
+        for share, batch in _batches(pairs, config.batch_size, rng):
             works.append(_gradients(backbone, batch))
             optimizer.step(warmup_cosine((epoch + share) / config.epochs, config.warmup))
-        if len(rest):
-            loss, share_right, work = _validate(backbone, rest)
-            works.append(work)
-            if not path or loss < path[best - 1][1]:
-                kept, best, right = backbone.params.copy(), epoch + 1, share_right
-            path.append((epoch + 1, loss))
-    backbone.params[:] = kept
-    least = path[best - 1][1] if path else None
-    training = TransformerTraining(best, least, right, tuple(path), len(pairs), total(*works))
-    return TransformerRewardModel(backbone), training
+        yield backbone
 
 
 def read_scores(backbone: TransformerPolicy, prompts: Int, responses: Int, mask: Float) -> tuple[Float, Int]:
