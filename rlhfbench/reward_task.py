@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from .compute import ComputeMeter
 from .options import require
+from .policy_choice import check_policy, choose_policy
 from .registry import load_task
 from .reward_report import RewardReport, reward_report_from_pairs
 from .seeding import stream
-from .sft import fine_tune, make_policy
+from .sft import SFT, fine_tune, make_policy
 
 HELD_OUT = 100
 
@@ -29,10 +30,11 @@ def reward_report_from_task(
     require(held_out is None or 1 <= held_out <= 10**6, "--held-out", held_out, "between 1 and 1,000,000")
     require(seed >= 0, "--seed", seed, "0 or more")
     task = load_task(name).for_seed(stream(seed, "split"))
-    reference = make_policy(task.policies[0], task)
-    fine_tune(
-        reference, task.demonstrations(stream(seed, "demonstrations")), stream(seed, "sft"), ComputeMeter()
-    )
+    policy = check_policy(task, None)
+    reference = make_policy(policy, task, stream(seed, "weights"))
+    demonstrations = task.demonstrations(stream(seed, "demonstrations"))
+    settings = SFT[choose_policy(policy).name]
+    fine_tune(reference, demonstrations, stream(seed, "sft"), ComputeMeter(), settings)
     train = task.preferences(pairs, stream(seed, "preferences"), reference)
     test = task.preferences(held_out or HELD_OUT, stream(seed, "held-out"), reference)
     return reward_report_from_pairs(train, test, task.vocab, seed)

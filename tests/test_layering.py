@@ -85,7 +85,7 @@ LAYERS = {
     "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
     "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
-    "rlhfbench.reward_task": "compute options registry reward_report seeding sft",
+    "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors registry sft",
     "rlhfbench.layout": "text",

@@ -17,7 +17,7 @@ def test_every_policy_is_in_every_list() -> None:
 
 def test_the_default_of_each_task_comes_first() -> None:
     tasks = [load_task(name) for name in ("words", "sentences", "sentences-small")]
-    assert [check_policy(task, None) for task in tasks] == ["tabular", "linear", "linear"]
+    assert [check_policy(task, None) for task in tasks] == ["tabular", "transformer", "transformer"]
     assert check_policy(tasks[0], "linear") == "linear"
     assert PairsTask.policies[0] == "linear"
 
@@ -56,5 +56,5 @@ def test_what_is_wrong_is_named(text: str, says: str) -> None:
 
 
 def test_a_policy_that_does_not_fit() -> None:
-    with pytest.raises(InputError, match="what fits is linear or transformer"):
+    with pytest.raises(InputError, match="what fits is transformer or linear"):
         check_policy(load_task("sentences"), "tabular")

@@ -54,7 +54,7 @@ class RewardModelConfig:
         Share of the pairs put aside to choose the pass by, in [0, 1); of whole prompts where there are 40 or more.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     batch_size: int = 64
     learning_rate: float = 4e-3
     warmup: float = 0.1
