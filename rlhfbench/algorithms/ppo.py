@@ -20,7 +20,7 @@ from ..options import require
 from ..schedules import Schedule, scheduled
 from ..types import Float, Int, Metrics, Optimizer, Setup, register
 
-POLICY_DEFAULTS = {"transformer": {"updates": 40, "learning_rate": 2e-3}}
+POLICY_DEFAULTS = {"transformer": {"updates": 40, "learning_rate": 2e-3, "beta": 0.2}}
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies."""
 
 
