@@ -32,8 +32,9 @@ LOOPS = 10_000
 STARTUP = """
 from time import perf_counter
 from rlhfbench.jobs import warm_up, warm_up_job
-from rlhfbench.registry import load_task, parse_arm
-job = warm_up_job([parse_arm("ppo"), parse_arm("dpo")], load_task("sentences").policies[0])
+from rlhfbench.plan import make_world
+from rlhfbench.registry import parse_arm
+job = warm_up_job([parse_arm("ppo"), parse_arm("dpo")], make_world(None, None, False, None, None))
 start = perf_counter()
 warm_up(job)
 middle = perf_counter()

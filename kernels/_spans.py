@@ -39,7 +39,10 @@ def spans_of(mask: Any) -> Array:
     array([[1, 2, 0, 0],
            [3, 3, 0, 0]])
     """
-    counts = _check.real("mask", mask) != 0
+    values = _check.real("mask", mask)
+    if not np.isfinite(values).all():
+        raise ValueError("mask: came with NaN or infinity, finite numbers are needed")
+    counts = values != 0
     if counts.ndim != 2:
         raise ValueError(f"mask: came with shape {counts.shape}, (B, T) is needed")
     B, T = counts.shape

@@ -236,7 +236,7 @@ FORMULAS: dict[str, Formula] = {
     "fit_bradley_terry": _fit_bradley_terry,
     # nn: rows and their width; attention (heads, width of a head, pairs of a query and
     # a key that it sees, pairs scored: four queries share what the last of them sees)
-    "matmul": lambda M, K, N: Work(M * N * (2 * K - 1) if K else 0, 0),  # done with NumPy by the caller
+    "matmul": lambda M, K, N: Work(M * N * (2 * K - 1) if K else 0, 0),
     "added_matmul": lambda M, K, N: Work(2 * M * N * K, 0),  # to what was there
     "embedding": _each(1),
     "embedding_backward": _each(2),

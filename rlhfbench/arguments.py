@@ -99,10 +99,7 @@ def _policy(command: Parser) -> None:
 
 
 def _runs(command: Parser, seeds: str) -> None:
-    command.add_argument(
-        "--policy",
-        help="transformer[:layers=2,width=32,heads=4], linear or tabular (default: what suits the task)",
-    )
+    _policy(command)
     command.add_argument("--seeds", type=int, metavar="N", help=f"number of paired seeds (default {seeds})")
     command.add_argument("--budget", type=float, metavar="GFLOP", help="stop a run at this much charged work")
     command.add_argument(

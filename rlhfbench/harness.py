@@ -155,7 +155,7 @@ def run_missing(
 
     if not work:
         return lost, False
-    warm_up = (warm_up_job(plan.arms, plan.world.policy),)
+    warm_up = (warm_up_job(plan.arms, plan.world),)
     try:
         run_jobs(
             work_on,

@@ -12,6 +12,7 @@ from typing import Any
 from .environment import fingerprint
 from .errors import InputError
 from .options import converted, split_overrides
+from .policy_choice import choose_policy
 from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
@@ -66,9 +67,8 @@ def task_options(task: Task) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "path" and name[0] != "_"}
 
 
-def warm_up_job(arms: Sequence[Arm], policy: str) -> Job:
-    """A small job that goes through every kernel that the arms use with this policy."""
-    world = World("sentences-small:pairs=64,demos=64", None, False, policy, None, 8)
+def warm_up_job(arms: Sequence[Arm], world: World) -> Job:
+    """A job that goes through every kernel that the arms use in this world, on a small one."""
     return Job(world, 0, tuple((a.source, a.label) for a in arms), (), "")
 
 
@@ -130,6 +130,20 @@ class _Enough(Exception):
     """The warm-up has seen two yields."""
 
 
+SMALL = "sentences-small:pairs=64,demos=64"
+
+
+def small_worlds(world: World) -> list[str]:
+    """Tasks that together compile what `world` trains: with its reward model, then with its judge's kind."""
+    from .reward_models import choose_reward_model
+
+    task = world.open()
+    models = [choose_reward_model(task, choose_policy(world.policy)).kind]
+    if task.gold == "judge":
+        models.append("bigrams")
+    return [f"{SMALL},rm={model}" for model in models]
+
+
 def warm_up(job: Job) -> list[tuple[str, Result]]:
     """Run each arm for two yields on a small world, so that all it needs is compiled; report the time."""
     from numba.core import event
@@ -137,10 +151,11 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
     from .prepare import prepare
     from .run import run
 
+    policy = job.world.policy
     emit({"kind": "jit", "state": "start"})
     started, compiling = time.perf_counter(), [0.0]
     with event.install_timer("numba:compile", lambda seconds: compiling.__setitem__(0, seconds)):
-        prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
+        prepared, *_ = [prepare(load_task(task), policy, job.seed, 8) for task in small_worlds(job.world)]
         for typed, label in job.arms:
             yields: list[float] = []
 
@@ -150,7 +165,7 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
                     raise _Enough
 
             with suppress(_Enough):
-                run(prepared, parse_arm(typed, label, job.world.policy), progress=count)
+                run(prepared, parse_arm(typed, label, policy), progress=count)
     _compiled["seconds"] = compiling[0]
     emit({"kind": "jit", "state": "done", "seconds": compiling[0], "wall": time.perf_counter() - started})
     return []

@@ -30,18 +30,8 @@ SHARED_SOURCES = (
         "optimizer.py",
         "policy_choice.py",
     ),
-    *(
-        "prepare.py",
-        "run.py",
-        "schedules.py",
-        "seeding.py",
-        "sft.py",
-        "text.py",
-        "tokenizer.py",
-        "policies",
-        "rewards",
-        "tasks",
-    ),
+    *("prepare.py", "reward_models.py", "run.py", "schedules.py", "seeding.py", "sft.py", "text.py"),
+    *("tokenizer.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""
 

@@ -31,6 +31,11 @@ class RewardModelChoice:
     sizes: TransformerSizes | None = None
 
     @property
+    def kind(self) -> str:
+        """As the option `rm` of a task names it."""
+        return self.features if self.sizes is None else "transformer"
+
+    @property
     def text(self) -> str:
         """For a report."""
         if self.sizes is None:

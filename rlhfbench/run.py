@@ -80,6 +80,7 @@ class RunSetup:
         self._reward_model.charge = meter.reward_charge
         self._preferences = copy.deepcopy(prepared.preferences)
         self.planned, self.done, self._in_step = 0, 0, False
+        self._paid = meter.charged_flops  # for the reward model, before the first update
 
     @property
     def reward_model(self) -> RewardModel:
@@ -127,7 +128,8 @@ class RunSetup:
 
     def progress(self) -> float:
         if self._budget is not None:
-            return min(self._meter.charged_flops / self._budget, 1.0)
+            left = self._budget - self._paid
+            return min((self._meter.charged_flops - self._paid) / left, 1.0) if left > 0 else 1.0
         return self.done / self.planned if self.planned else 0.0
 
     def charge(self, kernel: str, *shape: int) -> None:

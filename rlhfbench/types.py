@@ -88,7 +88,8 @@ class Policy(Sampler, Protocol):
     def logits(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """(B, T, V) next-token logits at each response position, activations kept for `backward`.
 
-        The caller may write into them, its gradient for instance.
+        They hold until the next call of this policy's `logits`, and the caller may write into them, a gradient for
+        instance.
         """
         ...
 

@@ -15,9 +15,12 @@ from .checkpoints import (
     pack_reward_model,
     vocabulary_hash,
 )
+from .errors import InputError
+from .policy_choice import TransformerSizes, choose_policy
 from .prepare import Prepared, evaluation_inputs
-from .reward_models import REWARD_MODELS
+from .reward_models import REWARD_MODELS, choose_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
+from .rewards.transformer import TransformerRewardModel
 from .seeding import stream
 from .sft import make_policy
 from .types import Float, Int, Policy, RewardModel, Sampler, Task
@@ -91,11 +94,25 @@ def load_world(folder: Path, task: Task, inputs: Mapping[str, Any]) -> KeptWorld
     gold: Gold = TaskGold(task)
     if task.gold == "judge":
         gold = Judge(load_reward_model(folder, JUDGE, REWARD_MODELS, words))
-    return KeptWorld(
-        task,
-        name,
-        load_policy(folder, REFERENCE, blank, name, words),
-        load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words),
-        gold,
-        *evaluation_inputs(task, seed, inputs["episodes"]),
-    )
+    prompts, uniforms = evaluation_inputs(task, seed, inputs["episodes"])
+    model = load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words)
+    if isinstance(model, TransformerRewardModel):
+        needed = choose_reward_model(task, choose_policy(name)).sizes
+        _check_backbone(folder, model, needed, (len(task.vocab), task.max_length + 1, prompts.shape[1]))
+    reference = load_policy(folder, REFERENCE, blank, name, words)
+    return KeptWorld(task, name, reference, model, gold, prompts, uniforms)
+
+
+def _check_backbone(
+    folder: Path,
+    model: TransformerRewardModel,
+    needed: TransformerSizes | None,
+    lengths: tuple[int, int, int],
+) -> None:
+    """Refuse a reward model that was written for another task, policy or knob."""
+    backbone = model.backbone
+    own = TransformerSizes(backbone.sizes.layers, backbone.sizes.width, backbone.sizes.heads)
+    found = (backbone.vocab_size, backbone.max_length, backbone.prompt_length)
+    if own != needed or found != lengths:
+        came, need = (f"{sizes}, {shape}" for sizes, shape in ((own, found), (needed, lengths)))
+        raise InputError(f"{folder / REWARD_MODEL}.json: made for {came}, {need} is needed")

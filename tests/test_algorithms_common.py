@@ -202,3 +202,19 @@ def test_presets_and_aliases():
     assert parse_arm("ppo@lesson").config.kl_controller == "doubling"
     assert parse_arm("ppo@lesson:kl_coef=0.5").config.beta == 0.5
     assert parse_arm("ppo@lesson").label == "ppo@lesson"
+
+
+def test_under_a_budget_progress_begins_at_0_whatever_the_reward_model_cost():
+    world = prepare(load_task("sentences-small:pairs=64,demos=64"), "transformer", 0, 16)
+    seen = []
+
+    def watching(setup, config):
+        for _ in setup.steps(10):
+            seen.append(setup.progress())
+            setup.charge("elementwise", 10**6)
+            yield {}
+
+    paid = world.meter.flops["rm_train"]
+    result = run(world, misbehaving(watching), budget=paid + 4 * 10**6)
+    assert result.status == "done"
+    assert seen == pytest.approx([0.0, 0.25, 0.5, 0.75])

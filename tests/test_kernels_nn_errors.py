@@ -142,6 +142,7 @@ def test_weights_are_those_of_the_spans():
         ([[0, 1], [1, 1]] + [[1, 0]], None),
         ([[1, 1, 1], [1, 0, 1]], "mask: came with gaps in row 1, tokens side by side are needed"),
         ([[0, 1, 0, 1, 1]], "mask: came with gaps in row 0, tokens side by side are needed"),
+        ([[1.0, float("nan")]], "mask: came with NaN or infinity, finite numbers are needed"),
     ],
 )
 def test_masks(mask, message):

@@ -72,14 +72,18 @@ LAYERS = {
     "rlhfbench.reward_models": "compute policies.* policy_choice rewards.* rewards.transformer seeding sft types",
     "rlhfbench.prepare": "compute policy_choice reward_models rewards.* rewards.gold seeding sft types",
     "rlhfbench.oracle": "errors types",
-    "rlhfbench.worlds": "checkpoints prepare reward_models rewards.gold seeding sft types",
+    "rlhfbench.worlds": (
+        "checkpoints errors policy_choice prepare reward_models rewards.gold rewards.transformer seeding sft types"
+    ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding types"
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
-    "rlhfbench.jobs": "environment errors options pool prepare registry results run tasks.* types worlds",
+    "rlhfbench.jobs": (
+        "environment errors options policy_choice pool prepare registry results reward_models run tasks.* types worlds"
+    ),
     "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options policy_choice registry",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
     "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",

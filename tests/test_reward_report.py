@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhfbench import reward_task
 from rlhfbench.errors import InputError
+from rlhfbench.policy_choice import check_policy
+from rlhfbench.prepare import prepare
+from rlhfbench.registry import load_task
 from rlhfbench.reward_report import (
     CONTRACT,
     RewardReport,
@@ -143,6 +147,21 @@ def test_token_pairs_of_a_synthetic_task() -> None:
     assert report.matched_length_accuracy == report.accuracy
     with pytest.raises(InputError, match="0 held out"):
         reward_report_from_pairs(pairs, pairs.take(rows[:0]), vocab)
+
+
+def test_the_pairs_of_a_task_are_those_of_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = "sentences-small:pairs=64,demos=64"
+    trained: list[PreferencePairs] = []
+    real = reward_task.reward_report_from_pairs
+    monkeypatch.setattr(
+        reward_task,
+        "reward_report_from_pairs",
+        lambda train, *rest: trained.append(train) or real(train, *rest),
+    )
+    reward_task.reward_report_from_task(task, seed=3)
+    of_a_comparison = prepare(load_task(task), check_policy(load_task(task), None), 3, 8).preferences
+    for name in ("prompts", "chosen", "rejected", "chosen_mask"):
+        np.testing.assert_array_equal(getattr(trained[0], name), getattr(of_a_comparison, name))
 
 
 def test_wilson_interval() -> None:

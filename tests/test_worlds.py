@@ -109,3 +109,19 @@ def test_another_arm_shares_the_world_and_a_budget_too(tmp_path: Path) -> None:
     compare([PPO, "dpo:epochs=1"], budget=0.05, **options)
     assert list((tmp_path / "worlds").iterdir()) == [world]
     assert world.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("field", "value"), [("heads", 2), ("vocab_size", 3), ("max_length", 4)])
+def test_a_reward_model_of_another_shape_is_refused(tmp_path: Path, field: str, value: int) -> None:
+    root = tmp_path / "store"
+    task = "sentences-small:pairs=32,demos=32"
+    compare(["dpo:epochs=1"], task=task, policy="transformer", seeds=1, jobs=0, out=str(root))
+    opened(root, "dpo")
+    (header,) = root.glob("worlds/*/reward_model.json")
+    content = json.loads(header.read_text())
+    content["fields"][field] = value
+    if field == "max_length":  # as many places in all
+        content["fields"]["prompt_length"] += 6 - value
+    header.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"reward_model\.json: .* needed"):
+        opened(root, "dpo")

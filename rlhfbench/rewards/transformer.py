@@ -148,9 +148,13 @@ class TransformerRewardModel:
         places = fields["prompt_length"] + fields["max_length"]
         sizes = Sizes(fields["tokens"], places, *(fields[name] for name in SIZES[1:]))
         # Before anything is allocated: a damaged field may ask for any amount of memory.
-        if sizes.layers > params.size or params.shape != (size(sizes),) or params.dtype.kind != "f":
+        if (
+            sizes.layers > params.size
+            or params.shape != (size(sizes),)
+            or params.dtype not in (np.float32, np.float64)
+        ):
             came = f"{params.dtype} of shape {params.shape}"
-            raise ValueError(f"params: came as {came}, floating-point numbers for {sizes} are needed")
+            raise ValueError(f"params: came as {came}, float32 or float64 numbers for {sizes} are needed")
         dtype = params.dtype.type
         backbone = _blank(sizes, fields["vocab_size"], fields["max_length"], fields["prompt_length"], dtype)
         backbone.params[:] = params
