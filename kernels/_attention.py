@@ -317,19 +317,26 @@ def fill_cache_jit(qkv, before, prefix, keys, values):
 def attention_step_jit(qkv, slots, ends, heads, keys, values, row, out):
     """Attention of one more token of each sequence: token n comes at place ends[n] of sequence slots[n].
 
-    Writes its key into keys (B C, J), its value into values (B J, C), and out (N, C); row (J,) is scratch.
+    Writes its key into keys (B C, J), its value into values (B J, C), and out (N, C); row (heads J,) is
+    scratch.
     """
     N, C = out.shape
     J = keys.shape[1]
     D = C // heads
     scale = narrow(LOG2E / math.sqrt(D), out)
+    # What is read soon after an element of it was written has to wait: so all tokens are written first, and heads take
+    # turns with each thing that there is to do.
     for n in range(N):
         b, end = slots[n], ends[n]
         for c in range(C):
             keys[b * C + c, end] = qkv[n, C + c]
             values[b * J + end, c] = qkv[n, 2 * C + c]
+    for n in range(N):
+        b, end = slots[n], ends[n]
         for h in range(heads):
-            weights = stretch(row, 0, end + 1)
-            _dots(qkv, n, h * D, D, keys, b * C + h * D, weights)
-            _softmax(weights, scale)
-            _mix(row, START, end + 1, values, h * D, b * J, START, START, part(out, n, h * D, h * D + D))
+            _dots(qkv, n, h * D, D, keys, b * C + h * D, stretch(row, h * J, h * J + end + 1))
+        for h in range(heads):
+            _softmax(stretch(row, h * J, h * J + end + 1), scale)
+        for h in range(heads):
+            mixed = part(out, n, h * D, h * D + D)
+            _mix(row, h * J, end + 1, values, h * D, b * J, START, START, mixed)

@@ -264,6 +264,6 @@ def attention_step(
     _apart(key_cache, value_cache, qkv, slots, ends)
     result = _check.output(out, (*x.shape[:-1], C), x.dtype, qkv, slots, ends, key_cache, value_cache)
     keys, values = key_cache.reshape(B * C, J), value_cache.reshape(B * J, C)
-    row, written = np.empty(J, x.dtype), result.reshape(-1, C)
+    row, written = np.empty(H * J, x.dtype), result.reshape(-1, C)
     attention_step_jit(x.reshape(-1, 3 * C), of.reshape(-1), at.reshape(-1), H, keys, values, row, written)
     return result

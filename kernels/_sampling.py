@@ -14,11 +14,11 @@ import numpy as np
 
 from ._check import Array, sums
 from ._jit import jit
-from ._lanemath import power
+from ._lanemath import power, total
 from ._lanes import load, load_part, store, store_part, width
 from ._row import as_row, length, narrow
 from ._rows import BLOCK, NO_TOP, block_mass, block_top
-from ._vecmath import plus
+from ._slim import stretch
 
 __all__ = ["RUN", "draw", "sample_scratch"]
 
@@ -120,22 +120,30 @@ def _find_element(weights, before, target, least):
         before = before + (weights[v] if v < size else zero)
         element = v if element < 0 and v < size and before > target else element
     if element < 0:
-        element = _last(weights, least)
+        element = _last(
+            weights, min(run + RUN, size), least
+        )  # a run's sum is rounded otherwise than its prefixes
     return element
 
 
 @jit
 def _sum(weights, start, stop):
-    total = np.float64(0.0)
-    for v in range(start, stop):
-        total = plus(total, weights[v])
-    return total
+    row = stretch(weights, start, stop)
+    size = length(row)
+    total_ = np.float64(0.0)
+    v = 0
+    while v + width(row) <= size:
+        total_ = total_ + total(load(row, v))
+        v += width(row)
+    if v < size:
+        total_ = total_ + total(load_part(row, v, size, narrow(0.0, row)))
+    return total_
 
 
 @jit
-def _last(weights, least):
-    """The last element of more weight than `least`."""
+def _last(weights, stop, least):
+    """The last element before `stop` of more weight than `least`."""
     last = 0
-    for v in range(weights.shape[0]):
+    for v in range(stop):
         last = v if weights[v] > least else last
     return last

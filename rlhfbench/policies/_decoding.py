@@ -12,8 +12,8 @@ from ..types import Float, Int, Rollout
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed, Prompts
-from ._products import times, times_turned
 from ._weights import Sizes, Weights
+from .linear import NEVER
 
 
 class Cache(NamedTuple):
@@ -49,62 +49,74 @@ def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T:
     return cache
 
 
-class Step(NamedTuple):
-    """Scratch of one step, for as many sequences as are left."""
+class Factors(NamedTuple):
+    """The weights as `nn.decode_jit` takes them."""
 
-    stream: Float
-    other: Float
-    normed: Float
-    branch: Float
-    qkv: Float
-    slopes: Float
-    active: Float
-    means: Float
-    shares: Float
-    logits: Float
+    vectors: Float
+    biases: Float
+    panels: Float
 
     @classmethod
-    def of(cls, get: Buffers, n: int, sizes: Sizes, vocab_size: int) -> Step:
-        C, F = sizes.width, sizes.hidden
-        widths = (C, C, C, C, 3 * C, F, F)
-        arrays = [get(f"step.{name}", n, wide) for name, wide in zip(cls._fields, widths, strict=False)]
-        arrays += [get("step.means", n), get("step.shares", n), get("step.logits", n, vocab_size)]
-        return cls(*arrays)
+    def of(cls, weights: Weights, sizes: Sizes, vocab_size: int, get: Buffers) -> Factors:
+        C, F, L = sizes.width, sizes.hidden, sizes.layers
+        vectors, biases = get("step.vectors", 2 + 6 * L, C), get("step.biases", L, F)
+        shapes = [(C, 3 * C), (C, C), (C, F), (F, C)] * L + [(C, vocab_size)]
+        panels = get("step.panels", sum(nn.panels_of(*shape, get.dtype) for shape in shapes), nn.PANEL)
+        vectors[0], vectors[1] = weights.layers[0].gain1, weights.layers[0].shift1
+        panel = 0
+        for i, layer in enumerate(weights.layers):
+            gain, shift = _backbone.next_norm(weights, i)
+            first = (layer.proj_bias, layer.gain2, layer.shift2, layer.down_bias, gain, shift)
+            for v, vector in enumerate(first, 2 + 6 * i):
+                vectors[v] = vector
+            biases[i] = layer.up_bias
+            for factor in (layer.qkv, layer.proj, layer.up, layer.down):
+                panel = nn.panels_jit(factor, False, panel, panels)
+        nn.panels_jit(weights.table[:vocab_size], True, panel, panels)
+        return cls(vectors, biases, panels)
 
 
-def step(
-    tokens: Int,
-    places: Int,
-    slots: Int,
-    ends: Int,
+def decode(
     cache: Cache,
     weights: Weights,
-    heads: int,
-    room: Step,
+    sizes: Sizes,
+    vocab_size: int,
+    uniforms: Float,
+    place: int,
+    eos: int | None,
+    never: int | None,
+    rollout: Rollout,
     get: Buffers,
 ) -> None:
-    """Writes `room.logits` of the token after each of `tokens`, which comes at `ends` of sequence `slots`."""
-    _, B, C, J = cache.keys.shape
-    stream, other = room.stream, room.other
-    layer = weights.layers[0]
-    nn.embedding_jit(tokens, places, weights.table, weights.places, stream)
-    nn.layer_norm_jit(stream, layer.gain1, layer.shift1, room.means, room.shares, room.normed)
-    row = get("step.row", J)
-    for i, layer in enumerate(weights.layers):
-        times(room.normed, layer.qkv, room.qkv, get)
-        keys, values = cache.keys[i].reshape(B * C, J), cache.values[i].reshape(B * J, C)
-        nn.attention_step_jit(room.qkv, slots, ends, heads, keys, values, row, room.normed)
-        times(room.normed, layer.proj, room.branch, get)
-        norms = (room.means, room.shares)
-        nn.residual_norm_jit(
-            stream, room.branch, layer.proj_bias, layer.gain2, layer.shift2, *norms, other, room.normed
-        )
-        times(room.normed, layer.up, room.slopes, get)
-        nn.gelu_jit(layer.up_bias, room.slopes, room.active)
-        times(room.active, layer.down, room.branch, get)
-        gain, shift = _backbone.next_norm(weights, i)
-        nn.residual_norm_jit(other, room.branch, layer.down_bias, gain, shift, *norms, stream, room.normed)
-    times_turned(room.normed, weights.table[: room.logits.shape[1]], room.logits, get)
+    """Writes the rollout: from the start token at `place`, which comes after what is in the cache."""
+    (L, B, C, J), F, n = cache.keys.shape, sizes.hidden, nn.GROUP
+    widths = (C, C, C, C, 3 * C, F, F)
+    rooms = [get(f"step.{i}", n, wide) for i, wide in enumerate(widths)]
+    rooms += [get("step.means", n), get("step.shares", n), get("step.row", sizes.heads * J)]
+    nn.decode_jit(
+        uniforms,
+        cache.ends,
+        weights.table,
+        weights.places,
+        *Factors.of(weights, sizes, vocab_size, get),
+        place,
+        vocab_size,
+        -1 if eos is None else eos,
+        -1 if never is None else never,
+        NEVER,
+        sizes.heads,
+        cache.keys.reshape(L, B * C, J),
+        cache.values.reshape(L, B * J, C),
+        tuple(rooms),
+        nn.sample_scratch(vocab_size, get.dtype),
+        get("step.logits", n, vocab_size),
+        np.empty(n),
+        get("step.chosen", n),
+        np.empty((4, n), np.int64),
+        rollout.responses,
+        rollout.mask,
+        rollout.logprobs,
+    )
 
 
 def empty_rollout(B: int, T: int, dtype: np.dtype[np.floating]) -> Rollout:

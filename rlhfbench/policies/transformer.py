@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from kernels import categorical, flops, nn
+from kernels import categorical, flops
 
 from ..types import Float, Int, Rollout
 from . import _backbone, _decoding, _work
@@ -180,29 +180,12 @@ class TransformerPolicy:
         packed = prompts_alone(known, self.sizes.heads)
         cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._get)
         done = _work.prefill(packed.rows, packed.seen(packed.spans), self.sizes)
-        scratch = nn.sample_scratch(self.vocab_size, self.params.dtype)
-        slots, tokens = np.arange(B), np.full(B, self.vocab_size)
-        for t in range(T):
-            n = len(slots)
-            room = _decoding.Step.of(self._get, n, self.sizes, self.vocab_size)
-            ends = cache.ends[slots] + t
-            places = np.full(n, self.prompt_length + t)
-            heads = self.sizes.heads
-            _decoding.step(tokens, places, slots, ends, cache, self._w, heads, room, self._get)
-            if self.never is not None:
-                room.logits[:, self.never] = NEVER
-            tokens, logprobs = np.empty(n, np.int64), np.empty(n, self.params.dtype)
-            nn.draw_jit(room.logits, uniforms[slots, t], *scratch, tokens, logprobs)
-            rollout.responses[slots, t] = tokens
-            rollout.mask[slots, t] = 1
-            rollout.logprobs[slots, t] = logprobs
-            done += _work.step(n, int(ends.sum()) + n, self.sizes, self.vocab_size)
-            if self.eos is not None:
-                alive = tokens != self.eos
-                slots, tokens = slots[alive], tokens[alive]
-                if not len(slots):
-                    break
-        self._charge("sample", done, int(np.count_nonzero(rollout.mask)))
+        fixed = (uniforms, self.prompt_length, self.eos, self.never)
+        _decoding.decode(cache, self._w, self.sizes, self.vocab_size, *fixed, rollout, self._get)
+        drawn = rollout.mask > 0
+        rows, before = int(np.count_nonzero(drawn)), cache.ends[:, None] + np.arange(T)
+        done += _work.step(rows, int(before[drawn].sum()) + rows, self.sizes, self.vocab_size)
+        self._charge("sample", done, rows)
         return rollout
 
     def clone(self) -> TransformerPolicy:
