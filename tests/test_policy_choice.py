@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 
 from rlhfbench.errors import InputError
@@ -58,3 +61,16 @@ def test_what_is_wrong_is_named(text: str, says: str) -> None:
 def test_a_policy_that_does_not_fit() -> None:
     with pytest.raises(InputError, match="what fits is transformer or linear"):
         check_policy(load_task("sentences"), "tabular")
+
+
+@pytest.mark.parametrize("name", ["linear", "transformer"])
+def test_a_deep_copy_is_a_policy_of_its_own(name: str) -> None:
+    policy = make_policy(name, load_task("sentences-small"), np.random.default_rng(0))
+    policy.params += 0.1
+    other = copy.deepcopy(policy)
+    inputs = (np.zeros((1, 2), np.int64), np.ones((1, 3), np.int64), np.ones((1, 3), np.float32))
+    before = policy.logits(*inputs).copy()
+    np.testing.assert_array_equal(other.logits(*inputs), before)
+    other.params[:] = 0
+    assert not other.logits(*inputs).any()
+    np.testing.assert_array_equal(policy.logits(*inputs), before)

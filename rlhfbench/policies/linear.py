@@ -137,6 +137,9 @@ class LinearPolicy:
         twin._bind()
         return twin
 
+    def __deepcopy__(self, memo: object) -> LinearPolicy:
+        return self.clone()  # tensors have to stay views of the parameters
+
     def _charge(self, kind: str, kernel: str, prompts: Int, mask: Float, width: int) -> None:
         if self.charge is None:
             return

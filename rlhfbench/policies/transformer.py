@@ -198,6 +198,9 @@ class TransformerPolicy:
         twin._bind()
         return twin
 
+    def __deepcopy__(self, memo: object) -> TransformerPolicy:
+        return self.clone()  # tensors have to stay views of the parameters
+
     def _pack(self, prompts: Int, responses: Int, mask: Float) -> Packed:
         sizes = self.sizes
         return pack(prompts, responses, mask, sizes.heads, self.prompt_length, self.vocab_size, self._offset)
