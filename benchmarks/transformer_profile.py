@@ -31,8 +31,7 @@ Product = tuple[tuple[int, int, int], tuple[bool, bool], int]
 """(m, k, n), which of the factors are transposed, and how wide the rows of the result lie."""
 MATMUL, REST = "matrix products", "Python and NumPy"
 KINDS = {
-    MATMUL: ("product", "panels"),
-    "steps of sampling": ("decode",),
+    MATMUL: ("product",),
     "attention": ("attention", "cache"),
     "layer norm, residual": ("norm",),
     "GELU": ("gelu",),
@@ -41,8 +40,8 @@ KINDS = {
     "clipping, AdamW": ("adamw", "global_norm"),
 }
 """What stands for a kernel in the table: parts of its name."""
-OWN, STEPS = "product_jit", "decode_jit"
-"""The kernels of `nn` that do products, where they are; the latter does other things besides."""
+OWN = "product_jit"
+"""The kernel of `nn` that does products, where there is one."""
 ROUNDS = 20
 
 
@@ -63,7 +62,7 @@ def kind_of(kernel: str) -> str:
 def products(call: Call) -> list[Product]:
     """The matrix products that a call does, in order."""
     found: list[Product] = []
-    real, own, steps = np.matmul, getattr(nn, OWN, None), getattr(nn, STEPS, None)
+    real, own = np.matmul, getattr(nn, OWN, None)
 
     def note(a: Any, b: Any, out: Any = None, **more: Any) -> Any:
         result = real(a, b, out=out, **more)
@@ -77,17 +76,10 @@ def products(call: Call) -> list[Product]:
         found.append((_own_shape(x, w, mode, skip), turned, out.strides[0] // out.itemsize))
         return own(x, w, mode, skip, panel, out)
 
-    def note_steps(uniforms: Any, *rest: Any) -> Any:
-        assert steps is not None
-        found.extend(_step_shapes(uniforms, *rest))
-        return steps(uniforms, *rest)
-
     with ExitStack() as stack:
         stack.enter_context(patch.object(np, "matmul", note))
         if own is not None:
             stack.enter_context(patch.object(nn, OWN, note_own))
-        if steps is not None:
-            stack.enter_context(patch.object(nn, STEPS, note_steps))
         call()
     return found
 
@@ -103,19 +95,6 @@ def _own_shape(x: Any, w: Any, mode: int, skip: int, *_: Any) -> tuple[int, int,
     if mode == nn.TIMES_TURNED:  # type: ignore[attr-defined]
         return x.shape[0], x.shape[1] - skip, w.shape[0]
     return x.shape[1], x.shape[0], w.shape[1] - skip
-
-
-def _step_shapes(
-    uniforms: Any, _lengths: Any, table: Any, _places: Any, _vectors: Any, biases: Any, *rest: Any
-) -> Iterator[Product]:
-    """Of `kernels.nn.decode_jit` where no response ends early; the start token comes after the vocabulary."""
-    (B, T), C, V = uniforms.shape, table.shape[1], rest[2]
-    layers, F = biases.shape
-    for begin in range(0, B, nn.GROUP):
-        n = min(nn.GROUP, B - begin)
-        shapes = [(n, C, 3 * C), (n, C, C), (n, C, F), (n, F, C)] * layers + [(n, C, V)]
-        for shape in shapes * T:
-            yield shape, (False, False), shape[2]
 
 
 def replay(found: list[Product]) -> Call:

@@ -306,11 +306,13 @@ def fill_cache_jit(qkv, before, prefix, keys, values):
     """Copies prompts of `prefix` (B,) rows from `before` (B,) on to keys (B, C, J) and values (B, J, C)."""
     B, C = keys.shape[:2]
     for b in range(B):
+        first = before[b]
+        for c in range(C):
+            for j in range(prefix[b]):
+                keys[b, c, j] = qkv[first + j, C + c]
         for j in range(prefix[b]):
-            n = before[b] + j
             for c in range(C):
-                keys[b, c, j] = qkv[n, C + c]
-                values[b, j, c] = qkv[n, 2 * C + c]
+                values[b, j, c] = qkv[first + j, 2 * C + c]
 
 
 @jit

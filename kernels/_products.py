@@ -8,9 +8,6 @@ the order of k, whatever the shapes, so that a row's result depends on nothing b
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
@@ -22,16 +19,7 @@ from ._lanes import _BYTES, _first, broadcast, load_part, store_part, suffix, wi
 from ._row import at, narrow, number, put
 from ._slim import part, stretch
 
-__all__ = [
-    "PANEL",
-    "TIMES",
-    "TIMES_TURNED",
-    "TURNED_TIMES",
-    "panels_jit",
-    "panels_of",
-    "product_jit",
-    "times_panels",
-]
+__all__ = ["PANEL", "TIMES", "TIMES_TURNED", "TURNED_TIMES", "product_jit"]
 
 TIMES, TIMES_TURNED, TURNED_TIMES = range(3)
 
@@ -44,7 +32,6 @@ PANEL = DEEP * 64
 _REGISTER = _BYTES // 4
 # Registers of a panel's row: the sums of all rows leave some free, of 32 or of 16.
 _WIDE = 4 if _REGISTER == 64 else 2
-PLAIN = np.bool_(False)  # a literal would have what it is handed to compiled once more
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -184,17 +171,6 @@ def _copy_turned(b, k, stop, j, wide, panel):
             put(to, d * W, at(row, d))
 
 
-@jit(forceinline=True)
-def _times_panel(a, k, count, turned, panel, out, j, wide, add):
-    """Writes, or adds, columns of out from j on: columns of a, or rows where it is turned, times a panel's rows."""
-    if wide > panel_width(panel) // 2:
-        for i in range(0, out.shape[0], ROWS):
-            _whole_tile(a, i, k, count, turned, panel, out, j, wide, add)
-    else:
-        for i in range(0, out.shape[0], ROWS):
-            _half_tile(a, i, k, count, turned, panel, out, j, wide, add)
-
-
 @jit
 def product_jit(a, b, kind, skip, panel, out):
     """One of three products for x (N, C), d (N, F) and w (C, F), of each only the columns from `skip` on but of C.
@@ -215,37 +191,9 @@ def product_jit(a, b, kind, skip, panel, out):
                 _copy_turned(b, k, stop, j, wide, panel)
             else:
                 _copy(b, k, stop, j, wide, panel)
-            _times_panel(a, k, stop - k, turned, panel, out, j, wide, add)
-
-
-def panels_of(deep: int, wide: int, dtype: np.dtype[Any]) -> int:
-    """How many panels a right factor (deep, wide) fills."""
-    return -(-deep // DEEP) * -(-wide // (_WIDE * _REGISTER // dtype.itemsize))
-
-
-@jit
-def panels_jit(w, turned, first, panels):
-    """Copies w, or w', to panels (any, PANEL) from `first` on, for `times_panels`; gives the one after the last."""
-    width_ = panel_width(panels[first])
-    deep, columns = w.shape[1 if turned else 0], w.shape[0 if turned else 1]
-    for k in range(0, deep, DEEP):
-        stop = min(k + DEEP, deep)
-        for j in range(0, columns, width_):
-            if turned:
-                _copy_turned(w, k, stop, j, min(width_, columns - j), panels[first])
+            if wide > width_ // 2:
+                for i in range(0, out.shape[0], ROWS):
+                    _whole_tile(a, i, k, stop - k, turned, panel, out, j, wide, add)
             else:
-                _copy(w, k, stop, j, min(width_, columns - j), panels[first])
-            first += 1
-    return first
-
-
-@jit
-def times_panels(x, first, panels, out):
-    """Writes out: x w, where the panels of w begin at `first`; gives the one after the last."""
-    width_ = panel_width(panels[first])
-    for k in range(0, x.shape[1], DEEP):
-        for j in range(0, out.shape[1], width_):
-            wide = min(width_, out.shape[1] - j)
-            _times_panel(x, k, min(DEEP, x.shape[1] - k), PLAIN, panels[first], out, j, wide, k > 0)
-            first += 1
-    return first
+                for i in range(0, out.shape[0], ROWS):
+                    _half_tile(a, i, k, stop - k, turned, panel, out, j, wide, add)

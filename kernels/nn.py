@@ -23,7 +23,6 @@ from ._blocks import (
     layer_norm_jit,
     residual_norm_jit,
 )
-from ._decoding import GROUP, decode_jit
 from ._nn_attention import Attention, attention, attention_backward, attention_step, fill_cache
 from ._nn_gelu import GELU, GELUGradients, gelu, gelu_backward
 from ._nn_norm import (
@@ -38,13 +37,12 @@ from ._nn_norm import (
 )
 from ._nn_product import product
 from ._nn_tokens import Draw, EmbeddingGradients, draw, embedding, embedding_backward
-from ._products import PANEL, TIMES, TIMES_TURNED, TURNED_TIMES, panels_jit, panels_of, product_jit
+from ._products import PANEL, TIMES, TIMES_TURNED, TURNED_TIMES, product_jit
 from ._sampling import sample_scratch
 from ._spans import spans_of
 
 __all__ = [
     "GELU",
-    "GROUP",
     "PANEL",
     "TIMES",
     "TIMES_TURNED",
@@ -63,7 +61,6 @@ __all__ = [
     "attention_jit",
     "attention_step",
     "attention_step_jit",
-    "decode_jit",
     "draw",
     "draw_jit",
     "embedding",
@@ -80,8 +77,6 @@ __all__ = [
     "layer_norm_backward",
     "layer_norm_backward_jit",
     "layer_norm_jit",
-    "panels_jit",
-    "panels_of",
     "product",
     "product_jit",
     "residual_norm",

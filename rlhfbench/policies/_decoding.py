@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -12,8 +14,11 @@ from ..types import Float, Int, Rollout
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed, Prompts
+from ._products import times, times_turned
 from ._weights import Sizes, Weights
 from .linear import NEVER
+
+Plan: TypeAlias = list[Callable[[], Any]]
 
 
 class Cache(NamedTuple):
@@ -49,74 +54,85 @@ def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T:
     return cache
 
 
-class Factors(NamedTuple):
-    """The weights as `nn.decode_jit` takes them."""
+class Step(NamedTuple):
+    """Scratch of one step, for as many sequences as are left."""
 
-    vectors: Float
-    biases: Float
-    panels: Float
+    stream: Float
+    other: Float
+    normed: Float
+    branch: Float
+    qkv: Float
+    slopes: Float
+    active: Float
+    means: Float
+    shares: Float
+    logits: Float
 
     @classmethod
-    def of(cls, weights: Weights, sizes: Sizes, vocab_size: int, get: Buffers) -> Factors:
-        C, F, L = sizes.width, sizes.hidden, sizes.layers
-        vectors, biases = get("step.vectors", 2 + 6 * L, C), get("step.biases", L, F)
-        shapes = [(C, 3 * C), (C, C), (C, F), (F, C)] * L + [(C, vocab_size)]
-        panels = get("step.panels", sum(nn.panels_of(*shape, get.dtype) for shape in shapes), nn.PANEL)
-        vectors[0], vectors[1] = weights.layers[0].gain1, weights.layers[0].shift1
-        panel = 0
-        for i, layer in enumerate(weights.layers):
-            gain, shift = _backbone.next_norm(weights, i)
-            first = (layer.proj_bias, layer.gain2, layer.shift2, layer.down_bias, gain, shift)
-            for v, vector in enumerate(first, 2 + 6 * i):
-                vectors[v] = vector
-            biases[i] = layer.up_bias
-            for factor in (layer.qkv, layer.proj, layer.up, layer.down):
-                panel = nn.panels_jit(factor, False, panel, panels)
-        nn.panels_jit(weights.table[:vocab_size], True, panel, panels)
-        return cls(vectors, biases, panels)
+    def of(cls, get: Buffers, n: int, sizes: Sizes, vocab_size: int) -> Step:
+        C, F = sizes.width, sizes.hidden
+        widths = (C, C, C, C, 3 * C, F, F)
+        arrays = [get(f"step.{name}", n, wide) for name, wide in zip(cls._fields, widths, strict=False)]
+        arrays += [get("step.means", n), get("step.shares", n), get("step.logits", n, vocab_size)]
+        return cls(*arrays)
 
 
-def decode(
-    cache: Cache,
-    weights: Weights,
-    sizes: Sizes,
-    vocab_size: int,
-    uniforms: Float,
-    place: int,
-    eos: int | None,
-    never: int | None,
-    rollout: Rollout,
-    get: Buffers,
-) -> None:
-    """Writes the rollout: from the start token at `place`, which comes after what is in the cache."""
-    (L, B, C, J), F, n = cache.keys.shape, sizes.hidden, nn.GROUP
-    widths = (C, C, C, C, 3 * C, F, F)
-    rooms = [get(f"step.{i}", n, wide) for i, wide in enumerate(widths)]
-    rooms += [get("step.means", n), get("step.shares", n), get("step.row", sizes.heads * J)]
-    nn.decode_jit(
-        uniforms,
-        cache.ends,
-        weights.table,
-        weights.places,
-        *Factors.of(weights, sizes, vocab_size, get),
-        place,
-        vocab_size,
-        -1 if eos is None else eos,
-        -1 if never is None else never,
-        NEVER,
-        sizes.heads,
-        cache.keys.reshape(L, B * C, J),
-        cache.values.reshape(L, B * J, C),
-        tuple(rooms),
-        nn.sample_scratch(vocab_size, get.dtype),
-        get("step.logits", n, vocab_size),
-        np.empty(n),
-        get("step.chosen", n),
-        np.empty((4, n), np.int64),
-        rollout.responses,
-        rollout.mask,
-        rollout.logprobs,
-    )
+class Now(NamedTuple):
+    """Of each sequence that is left: its number, its latest token, that token's place, what lies before it, a draw."""
+
+    slots: Int
+    tokens: Int
+    places: Int
+    ends: Int
+    uniforms: Float
+    logprobs: Float
+
+    @classmethod
+    def of(cls, slots: Int, tokens: Int, dtype: np.dtype[np.floating]) -> Now:
+        n = len(slots)
+        return cls(
+            slots, tokens, np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n, dtype)
+        )
+
+
+def plan(
+    now: Now, cache: Cache, weights: Weights, sizes: Sizes, V: int, never: int | None, get: Buffers
+) -> Plan:
+    """The calls of one step: from `now.tokens` to the tokens after them, which take their place.
+
+    They hold for as long as no sequence ends: what a step needs is looked up once, not at each.
+    """
+    n = len(now.slots)
+    room, row = Step.of(get, n, sizes, V), get("step.row", sizes.heads * cache.keys.shape[3])
+    _, B, C, J = cache.keys.shape
+    stream, normed, norms, layer = room.stream, room.normed, (room.means, room.shares), weights.layers[0]
+    calls: Plan = [
+        partial(nn.embedding_jit, now.tokens, now.places, weights.table, weights.places, stream),
+        partial(nn.layer_norm_jit, stream, layer.gain1, layer.shift1, *norms, normed),
+    ]
+    for i, layer in enumerate(weights.layers):
+        flat = cache.keys[i].reshape(B * C, J), cache.values[i].reshape(B * J, C)
+        inner = room.other, normed
+        outer = *_backbone.next_norm(weights, i), *norms, stream, normed
+        calls += [
+            partial(times, normed, layer.qkv, room.qkv, get),
+            partial(nn.attention_step_jit, room.qkv, now.slots, now.ends, sizes.heads, *flat, row, normed),
+            partial(times, normed, layer.proj, room.branch, get),
+            partial(
+                nn.residual_norm_jit,
+                *(stream, room.branch, layer.proj_bias, layer.gain2, layer.shift2, *norms, *inner),
+            ),
+            partial(times, normed, layer.up, room.slopes, get),
+            partial(nn.gelu_jit, layer.up_bias, room.slopes, room.active),
+            partial(times, room.active, layer.down, room.branch, get),
+            partial(nn.residual_norm_jit, room.other, room.branch, layer.down_bias, *outer),
+        ]
+    calls.append(partial(times_turned, normed, weights.table[:V], room.logits, get))
+    if never is not None:
+        calls.append(partial(room.logits[:, never].fill, NEVER))
+    scratch = nn.sample_scratch(V, get.dtype)
+    calls.append(partial(nn.draw_jit, room.logits, now.uniforms, *scratch, now.tokens, now.logprobs))
+    return calls
 
 
 def empty_rollout(B: int, T: int, dtype: np.dtype[np.floating]) -> Rollout:

@@ -180,8 +180,25 @@ class TransformerPolicy:
         packed = prompts_alone(known, self.sizes.heads)
         cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._get)
         done = _work.prefill(packed.rows, packed.seen(packed.spans), self.sizes)
-        fixed = (uniforms, self.prompt_length, self.eos, self.never)
-        _decoding.decode(cache, self._w, self.sizes, self.vocab_size, *fixed, rollout, self._get)
+        fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, self._get)
+        now = _decoding.Now.of(np.arange(B), np.full(B, self.vocab_size), self.params.dtype)
+        calls = _decoding.plan(now, *fixed)
+        for t in range(T):
+            slots, tokens = now.slots, now.tokens
+            now.ends[:], now.places[:] = cache.ends[slots] + t, self.prompt_length + t
+            now.uniforms[:] = uniforms[slots, t]
+            for call in calls:
+                call()
+            rollout.responses[slots, t] = tokens
+            rollout.mask[slots, t] = 1
+            rollout.logprobs[slots, t] = now.logprobs
+            if self.eos is not None:
+                alive = tokens != self.eos
+                if not alive.any():
+                    break
+                if not alive.all():
+                    now = _decoding.Now.of(slots[alive], tokens[alive], self.params.dtype)
+                    calls = _decoding.plan(now, *fixed)
         drawn = rollout.mask > 0
         rows, before = int(np.count_nonzero(drawn)), cache.ends[:, None] + np.arange(T)
         done += _work.step(rows, int(before[drawn].sum()) + rows, self.sizes, self.vocab_size)
