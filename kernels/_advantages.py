@@ -46,7 +46,7 @@ def k3_jit(logprobs, ref_logprobs, out):
 # Only two of five steps go token by token: looking for the value of the next token that counts, and the recurrence. Of
 # these, rows go together; all else goes in vectors, over blocks of whole rows that stay in the first-level cache.
 GAE_BLOCK = 1024
-TOGETHER = 4  # rows side by side, for each alone waits for its last step
+ONE, TOGETHER = np.int64(1), np.int64(4)  # rows side by side, for each alone waits for its last step
 
 
 @inlined
@@ -172,12 +172,12 @@ def gae_jit(rewards, values, mask, gamma, lam, advantages, returns):
         for b in range(first, alone, TOGETHER):
             _write_following(values, mask, b, TOGETHER, advantages)
         for b in range(alone, last):
-            _write_following(values, mask, b, 1, advantages)
+            _write_following(values, mask, b, ONE, advantages)
         count = count + _write_errors(r, v, m, first * T, last * T, discount, decay, errors, keep)
         for b in range(first, alone, TOGETHER):
             _carry(advantages, returns, b, TOGETHER)
         for b in range(alone, last):
-            _carry(advantages, returns, b, 1)
+            _carry(advantages, returns, b, ONE)
         _write_returns(v, m, first * T, last * T, errors, keep)
     return divisor(count)
 

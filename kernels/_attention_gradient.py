@@ -154,7 +154,7 @@ def _row_of_key(j, first, before, prefix):
 def _gather_all(table, base, x, column, first, count, before, prefix, out, start, size):
     """Adds to the rows of out that a span sees what their weights in `table` say of the queries' rows of x."""
     J = prefix + count
-    j = 0
+    j = START
     while j + 4 <= J:
         n0, n1 = _row_of_key(j, first, before, prefix), _row_of_key(j + 1, first, before, prefix)
         n2, n3 = _row_of_key(j + 2, first, before, prefix), _row_of_key(j + 3, first, before, prefix)

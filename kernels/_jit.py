@@ -137,19 +137,21 @@ def jit(function: Any = None, **options: Any) -> Any:
     """`numba.njit` with this package's options and cache; use as `@jit` or `@jit(fastmath=REASSOC)`.
 
     `error_model="numpy"`: division by zero gives inf or NaN, and loops with divisions vectorise. `nogil`:
-    other threads run on. Only functions of this package are cached on disk. Of these, Python may call those whose names
-    end in `_jit`; the others are for jitted code alone, and get no entry from Python: with theirs, and an entry from C
-    that nobody uses, compiling took a fifth longer.
+    other threads run on. Of this package's functions Python may call those whose names end in `_jit`, and only these
+    are cached on disk; the others are for jitted code alone, and get no entry from Python: with theirs, and an entry
+    from C that nobody uses, compiling took a fifth longer.
     """
     if function is None:
         return partial(jit, **options)
     if "fastmath" in options:
         options["fastmath"] = set(options["fastmath"])
     ours = Path(function.__code__.co_filename).resolve().parent == PACKAGE
-    if ours and not function.__name__.endswith("_jit"):
+    entry = function.__name__.endswith("_jit")
+    if ours and not entry:
         options["no_cpython_wrapper"] = True
     options["no_cfunc_wrapper"] = True
     compiled = numba.njit(error_model="numpy", nogil=True, **options)(function)
-    if not ours or compiled is function:  # the stamp knows nothing of other people's files; NUMBA_DISABLE_JIT
+    # The stamp knows nothing of other people's files, and what is no entry stands in the code of its callers.
+    if not ours or not entry or compiled is function:  # the last: NUMBA_DISABLE_JIT
         return compiled
     return _with_cache(compiled)
