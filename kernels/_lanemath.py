@@ -6,7 +6,6 @@ from __future__ import annotations
 import operator
 from itertools import product
 from math import factorial, log
-from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -53,18 +52,8 @@ def _lower_operator(instruction):
     return lower
 
 
-# Numba asks for types several times over, and of all templates of an operator. Those of a target come first; so here
-# stand the commonest ones too, of places in a row, with the types that they have anyway.
-_FIRST = {"target": "cpu"}
-
-
 class _Arithmetic(AbstractTemplate):
-    key: Any  # the operator
-    metadata = _FIRST
-
     def generic(self, args, kws):
-        if args == (types.int64, types.int64) and self.key is not operator.truediv:
-            return signature(types.int64, *args)
         for lanes in args:
             if isinstance(lanes, Lanes) and all(x in (lanes, lanes.dtype) for x in args):
                 return signature(lanes, *args)
@@ -80,25 +69,6 @@ for _operator, _instruction in (
     infer_global(_operator)(type(f"_Lanes_{_instruction}", (_Arithmetic,), {}))
     for _pair in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
         lower_builtin(_operator, *_pair)(_lower_operator(_instruction))
-
-
-class _Comparison(AbstractTemplate):
-    metadata = _FIRST
-
-    def generic(self, args, kws):
-        return signature(types.boolean, *args) if args == (types.int64, types.int64) else None
-
-
-class _Condition(AbstractTemplate):
-    metadata = _FIRST
-
-    def generic(self, args, kws):
-        return signature(types.boolean, *args) if args == (types.boolean,) else None
-
-
-for _operator in (operator.lt, operator.le, operator.gt, operator.ge):
-    infer_global(_operator)(type(f"_Places_{_operator.__name__}", (_Comparison,), {}))
-infer_global(bool)(_Condition)
 
 
 def fma(a, b, c):
