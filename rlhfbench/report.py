@@ -217,11 +217,8 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
         yield f"Split by {facts['split_by']}, anew for each seed; pairs: {parts}."
     if "reward_model" in facts:  # not in what earlier versions stored
         accuracy = facts.get("rm_accuracy")
-        right = (
-            ""
-            if accuracy is None
-            else f"; right on {percent(accuracy)} of the pairs it put aside (first seed)"
-        )
+        told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
+        right = "" if accuracy is None else told
         yield f"RM: {facts['reward_model']}{right}."
     if facts.get("rm_gold_correlation") is not None:
         yield (
