@@ -176,9 +176,11 @@ def _overheads(found: Found) -> Iterator[Goal]:
     )
     met = all(s <= (0.2 + 0.06 * arrays) * 1e-6 for arrays, s, _ in calls.values())
     yield Goal("jitted, from Python", "0.2 µs + 0.06 µs an array", f"{reached} µs", met)
-    for name, what, most in (("compile", "cold compile", 20), ("load", "loading from the cache", 1)):
-        value = costs["startup"][name]
-        yield Goal(f"`compare ppo dpo`, {what}", f"{most} s", f"{value:.2f} s", value <= most)
+    for policy, seconds in costs["startup"].items():
+        for name, what, most in (("compile", "cold compile", 20), ("load", "loading from the cache", 1)):
+            value = seconds[name]
+            reached = f"{value:.2f} s"
+            yield Goal(f"`compare ppo dpo`, {policy} policy, {what}", f"{most} s", reached, value <= most)
 
 
 PARTS: tuple[Callable[[Found], Iterator[Goal]], ...] = (

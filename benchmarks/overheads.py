@@ -30,11 +30,12 @@ LOOPS = 10_000
 # What a comparison of PPO and DPO compiles, in a process that has done it once already: the difference is compiling,
 # or loading, and all that Numba sets up for it.
 STARTUP = """
+import sys
 from time import perf_counter
 from rlhfbench.jobs import warm_up, warm_up_job
 from rlhfbench.plan import make_world
 from rlhfbench.registry import parse_arm
-job = warm_up_job([parse_arm("ppo"), parse_arm("dpo")], make_world(None, None, False, None, None))
+job = warm_up_job([parse_arm("ppo"), parse_arm("dpo")], make_world(None, None, False, sys.argv[1], None))
 start = perf_counter()
 warm_up(job)
 middle = perf_counter()
@@ -138,13 +139,13 @@ def jitted_from_jitted() -> dict[str, tuple[float, float]]:
     return {name: (best[f"{name} 0"], best[f"{name} 1"]) for name in ("k1_jit", *loops)}
 
 
-def startup() -> dict[str, float]:
-    """Compiling everything that `compare ppo dpo` uses, and loading it from the cache; best of three processes."""
+def startup(policy: str) -> dict[str, float]:
+    """Compiling what `compare ppo dpo` uses with this policy, and loading it from the cache, the best of three."""
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"NUMBA_CACHE_DIR": cache}
 
         def seconds() -> float:
-            command = [sys.executable, "-c", STARTUP]
+            command = [sys.executable, "-c", STARTUP, policy]
             done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             return float(done.stdout.splitlines()[-1])
 
@@ -157,7 +158,7 @@ def main() -> None:
         "public": public_calls(),
         "from Python": jitted_from_python(),
         "from jitted": jitted_from_jitted(),
-        "startup": startup(),
+        "startup": {policy: startup(policy) for policy in ("linear", "transformer")},
     }
     print(json.dumps(found))
 
