@@ -29,12 +29,14 @@ def rlhfbench(folder: Path, *arguments: str, cache: Path | None = None) -> None:
     [
         ("--help", ("--help",), 10),
         ("compare ppo dpo", ("compare", "ppo", "dpo"), 3),
+        ("compare ppo dpo --policy linear", ("compare", "ppo", "dpo", "--policy", "linear"), 3),
         ("compare ppo dpo --quick", ("compare", "ppo", "dpo", "--quick"), 3),
     ],
-    ids=["help", "default", "quick"],
+    ids=["help", "default", "linear", "quick"],
 )
 def test_warm(name: str, arguments: tuple[str, ...], rounds: int, tmp_path: Path, benchmark: Any) -> None:
-    rlhfbench(tmp_path, "compare", "ppo", "dpo", "--seeds", "1", "--out", "first")  # fills the cache
+    for policy in ("transformer", "linear"):  # fills the cache
+        rlhfbench(tmp_path, "compare", "ppo", "dpo", "--policy", policy, "--seeds", "1", "--out", "first")
     count = iter(range(1000))
 
     def fresh() -> None:

@@ -110,7 +110,7 @@ def gradient(out: Any, x: Array, *inputs: Any) -> tuple[Array, Array]:
     if out is None:
         new = np.empty(x.shape, number(x))
         return new, new
-    if type(out) is np.ndarray and out.dtype is x.dtype:
+    if type(out) is np.ndarray and out.dtype is x.dtype and x.dtype.kind == "f":
         return out, _check.output(out, x.shape, x.dtype, *inputs, rows=True)
     if isinstance(out, np.ndarray) and out.dtype.kind in "fVu" and stored(out).dtype == x.dtype:
         return out, _check.output(stored(out), x.shape, x.dtype, *inputs, rows=True)

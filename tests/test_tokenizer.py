@@ -103,7 +103,9 @@ def test_options_of_pairs_reach_the_task(data: str, tmp_path: Path) -> None:
         "vocabulary": 20,
         "length": 4,
         "prompt_words": 16,
-        "rm": "unigrams",
+        "rm": "auto",
+        "rm_layers": None,
+        "rm_width": None,
         "strict": False,
         "tokenizer": "words",
     }

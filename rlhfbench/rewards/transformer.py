@@ -39,7 +39,7 @@ class RewardModelConfig:
     Parameters
     ----------
     epochs : int
-        Passes over the pairs; on all of them as many as lowered the validation loss most.
+        Passes over the pairs; with `validation` at most so many.
     batch_size : int
         Pairs an update.
     learning_rate : float
@@ -51,7 +51,8 @@ class RewardModelConfig:
     max_grad_norm : float
         Gradient clipping; 0 is off.
     validation : float
-        Share of the pairs put aside to choose the pass by, in [0, 1); of whole prompts where there are 40 or more.
+        Share of the pairs put aside to choose the number of passes by, in [0, 1), of whole prompts where there are 40 or
+        more; then all are trained on.
     """
 
     epochs: int = 3
@@ -60,7 +61,7 @@ class RewardModelConfig:
     warmup: float = 0.1
     weight_decay: float = 3.0
     max_grad_norm: float = 1.0
-    validation: float = 0.1
+    validation: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
