@@ -51,8 +51,8 @@ class RewardModelConfig:
     max_grad_norm : float
         Gradient clipping; 0 is off.
     validation : float
-        Share of the pairs put aside to choose the number of passes by, in [0, 1), of whole prompts where there are 40 or
-        more; then all are trained on.
+        Share of the pairs put aside to choose the number of passes by, in [0, 1), of whole prompts where there are 40
+        or more; then all are trained on.
     """
 
     epochs: int = 3
