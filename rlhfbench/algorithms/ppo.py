@@ -60,8 +60,8 @@ class PPOConfig:
     cliprange, cliprange_value : float
         Clipping of the probability ratio and of the value. TRL: .2 and .2.
     vf_coef : float
-        Weight of the value loss. TRL: .1; here the value head shares nothing with the policy, so it only sets its
-        speed.
+        Weight of the value loss. TRL: .1; a log-linear policy shares nothing with its value head, whose speed alone it
+        sets there.
     gamma, lam : float
         Discount and GAE's lambda. TRL: 1 and .95.
     whiten_rewards : bool
