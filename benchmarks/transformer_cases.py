@@ -66,8 +66,11 @@ class Setup:
 
     def optimizer(self, learning_rate: float, **options: float) -> AdamW:
         policy = self.policy
-        account = {"charge": lambda work: self.add("optimizer", work)}
-        return AdamW(policy.params, policy.grads, learning_rate, **options, **account)  # type: ignore[arg-type]
+
+        def charge(work: flops.Work) -> None:
+            self.add("optimizer", work)
+
+        return AdamW(policy.params, policy.grads, learning_rate, charge=charge, **options)
 
     def prompts(self, n: int) -> Int:
         return self.fixed_prompts[:n]

@@ -41,7 +41,7 @@ KINDS = {
 }
 """What stands for a kernel in the table: parts of its name."""
 OWN = "product_jit"
-"""The kernel of `nn` that does products, where there is one."""
+"""The kernel of `nn` that does products of narrow layers."""
 ROUNDS = 20
 
 
@@ -62,7 +62,7 @@ def kind_of(kernel: str) -> str:
 def products(call: Call) -> list[Product]:
     """The matrix products that a call does, in order."""
     found: list[Product] = []
-    real, own = np.matmul, getattr(nn, OWN, None)
+    real, own = np.matmul, nn.product_jit
 
     def note(a: Any, b: Any, out: Any = None, **more: Any) -> Any:
         result = real(a, b, out=out, **more)
@@ -71,15 +71,13 @@ def products(call: Call) -> list[Product]:
         return result
 
     def note_own(x: Any, w: Any, mode: int, skip: int, panel: Any, out: Any) -> Any:
-        assert own is not None
-        turned = (mode == nn.TURNED_TIMES, mode == nn.TIMES_TURNED)  # type: ignore[attr-defined]
+        turned = (mode == nn.TURNED_TIMES, mode == nn.TIMES_TURNED)
         found.append((_own_shape(x, w, mode, skip), turned, out.strides[0] // out.itemsize))
         return own(x, w, mode, skip, panel, out)
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(np, "matmul", note))
-        if own is not None:
-            stack.enter_context(patch.object(nn, OWN, note_own))
+        stack.enter_context(patch.object(nn, OWN, note_own))
         call()
     return found
 
@@ -90,9 +88,9 @@ def _shape(a: Any, b: Any, *_: Any) -> tuple[int, int, int]:
 
 def _own_shape(x: Any, w: Any, mode: int, skip: int, *_: Any) -> tuple[int, int, int]:
     """Of `kernels.nn.product_jit`; in `w`, or in the left factor where that is turned, columns from `skip` on count."""
-    if mode == nn.TIMES:  # type: ignore[attr-defined]
+    if mode == nn.TIMES:
         return x.shape[0], x.shape[1], w.shape[1] - skip
-    if mode == nn.TIMES_TURNED:  # type: ignore[attr-defined]
+    if mode == nn.TIMES_TURNED:
         return x.shape[0], x.shape[1] - skip, w.shape[0]
     return x.shape[1], x.shape[0], w.shape[1] - skip
 
