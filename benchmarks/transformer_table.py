@@ -42,7 +42,7 @@ from benchmarks.turns import SETTINGS, Side, take_turns
 from rlhfbench.jobs import open_task
 from rlhfbench.policy_choice import TransformerSizes
 from rlhfbench.registry import parse_arm
-from rlhfbench.rewards.transformer import RewardModelConfig
+from rlhfbench.rewards.transformer_training import RewardModelConfig
 from rlhfbench.seeding import stream
 from rlhfbench.sft import SFT
 

@@ -9,7 +9,8 @@ from .compute import ComputeMeter
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice, TransformerSizes
 from .rewards.bradley_terry import Features, LinearRewardModel, train_reward_model
-from .rewards.transformer import TransformerRewardModel, train_transformer_reward_model
+from .rewards.transformer import TransformerRewardModel
+from .rewards.transformer_training import train_transformer_reward_model
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
 from .types import Demonstrations, PreferencePairs, Task

@@ -12,7 +12,7 @@ import numpy as np
 from recount import CountedAdamW, recount
 from test_transformer import MASK, PROMPTS, RESPONSES, make
 
-from rlhfbench.rewards import transformer
+from rlhfbench.rewards import transformer, transformer_training
 from rlhfbench.types import PreferencePairs
 
 PAIRS = PreferencePairs(PROMPTS, RESPONSES, MASK, RESPONSES[::-1], MASK[::-1])
@@ -35,9 +35,9 @@ def counting(copied):
 
 
 def main():
-    transformer.AdamW = CountedAdamW
-    transformer._with_one_more_place = counting(transformer._with_one_more_place)
-    transformer.CHUNK = 4
+    transformer_training.AdamW = CountedAdamW
+    transformer_training._with_one_more_place = counting(transformer_training._with_one_more_place)
+    transformer.CHUNK = transformer_training.CHUNK = 4
     sft = make(layers=1, width=4)
     sft.params = recount(sft.params)
     sft._bind()
@@ -48,9 +48,9 @@ def main():
         found.append({"call": call, "charged": total, "executed": counted.counts()})
 
     for name, options in CONFIGS.items():
-        config = transformer.RewardModelConfig(**options)
+        config = transformer_training.RewardModelConfig(**options)
         counted.reset()
-        model, training = transformer.train_transformer_reward_model(
+        model, training = transformer_training.train_transformer_reward_model(
             PAIRS, sft, np.random.default_rng(0), config
         )
         note(f"training {name}", [training.work])

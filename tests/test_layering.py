@@ -63,13 +63,18 @@ LAYERS = {
     "rlhfbench.rewards": "",
     "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
     "rlhfbench.rewards.gold": "types",
-    "rlhfbench.rewards.transformer": f"{KERNELS} optimizer options policies.* rewards.* schedules types",
+    "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* types",
+    "rlhfbench.rewards.transformer_training": (
+        f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
+    ),
     "rlhfbench.tasks": "",
     "rlhfbench.tasks.*": "data errors options seeding tasks.* text tokenizer types",
     "rlhfbench.registry": "errors options types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
-    "rlhfbench.reward_models": "compute policies.* policy_choice rewards.* rewards.transformer seeding sft types",
+    "rlhfbench.reward_models": (
+        "compute policies.* policy_choice rewards.* rewards.transformer rewards.transformer_training seeding sft types"
+    ),
     "rlhfbench.prepare": "compute policy_choice reward_models rewards.* rewards.gold seeding sft types",
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (

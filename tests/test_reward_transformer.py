@@ -20,12 +20,9 @@ from kernels.preference import bradley_terry
 from rlhfbench.checkpoints import load_reward_model, pack, pack_reward_model
 from rlhfbench.errors import InputError
 from rlhfbench.policies.transformer import TransformerPolicy
-from rlhfbench.rewards import transformer
-from rlhfbench.rewards.transformer import (
-    RewardModelConfig,
-    TransformerRewardModel,
-    train_transformer_reward_model,
-)
+from rlhfbench.rewards import transformer, transformer_training
+from rlhfbench.rewards.transformer import TransformerRewardModel
+from rlhfbench.rewards.transformer_training import RewardModelConfig, train_transformer_reward_model
 from rlhfbench.types import PreferencePairs
 from rlhfbench.worlds import REWARD_MODELS
 
@@ -35,7 +32,7 @@ V, T = 5, 4
 
 def model_on(sft, seed=0):
     """A model with some head, as training would leave it."""
-    backbone = transformer._with_one_more_place(sft)
+    backbone = transformer_training._with_one_more_place(sft)
     C = backbone.sizes.width
     backbone.params[-C - 1 :] = np.random.default_rng(seed).normal(size=C + 1)
     return TransformerRewardModel(backbone)
@@ -56,7 +53,7 @@ def likes_a_word(n, seed=0):
 def test_the_backbone_computes_what_the_sft_policy_does():
     sft = make()
     sft.params[-9:] = 1
-    more = transformer._with_one_more_place(sft)
+    more = transformer_training._with_one_more_place(sft)
     longer, ends = np.pad(RESPONSES, ((0, 0), (0, 1))), np.pad(MASK, ((0, 0), (0, 1))).astype(float)
     np.testing.assert_array_equal(
         more.logits(PROMPTS, longer, ends)[:, :T], sft.logits(PROMPTS, RESPONSES, MASK.astype(float))
@@ -117,11 +114,11 @@ def test_gradients_by_central_differences():
 
     def objective(params):
         backbone.params[:] = params
-        scores, _ = transformer.read_scores(backbone, *transformer._both(pairs))
+        scores, _ = transformer.read_scores(backbone, *transformer_training._both(pairs))
         return bradley_terry(scores[:6], scores[6:]).loss
 
     start = backbone.params.copy()
-    work = transformer._gradients(backbone, pairs)
+    work = transformer_training._gradients(backbone, pairs)
     assert work == flops.work("bradley_terry", 6)
     np.testing.assert_allclose(backbone.grads, gradient(objective, start), atol=1e-7)
 
