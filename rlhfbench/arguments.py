@@ -169,6 +169,15 @@ def _samples(command: Parser) -> None:
     _json(command)
 
 
+def _doctor(command: Parser) -> None:
+    command.add_argument(
+        "log",
+        metavar="RUN",
+        help="a folder in DIR/runs, a DIR with runs, or a file of metrics: JSON lines, trainer_state.json, CSV",
+    )
+    _json(command)
+
+
 def _check(command: Parser) -> None:
     command.add_argument(
         "algorithm", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
@@ -183,5 +192,6 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "list": (lambda command: None, "list algorithms, tasks and policies"),
     "show": (_show, "show one stored run: diagnostics over updates, and replies"),
     "samples": (_samples, "read what reference and arms of a stored comparison answer to the same prompts"),
+    "doctor": (_doctor, "look for what usually goes wrong in a run's metrics, ours, TRL's or OpenRLHF's"),
     "check": (_check, "run the conformance tests on an algorithm"),
 }

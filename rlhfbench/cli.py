@@ -287,6 +287,17 @@ def _samples(args: Namespace) -> int:
     return OK
 
 
+def _doctor(args: Namespace) -> int:
+    _check_outputs(args)
+    from .doctor import doctor
+    from .show import doctor_blocks
+
+    found = doctor(args.log)
+    _json(args, {"schema": 1, "runs": [diagnosis.as_dict() for diagnosis in found]})
+    _show_blocks(list(doctor_blocks(found)), stderr=args.json == "-")
+    return OK
+
+
 def _check(args: Namespace) -> int:
     from .conformance import check
     from .show import check_blocks
@@ -303,5 +314,6 @@ HANDLERS: dict[str, Handler] = {
     "list": _list,
     "show": _show,
     "samples": _samples,
+    "doctor": _doctor,
     "check": _check,
 }

@@ -11,6 +11,7 @@ from .records import Result
 
 if TYPE_CHECKING:
     from .conformance import Check
+    from .doctor import Diagnosis
     from .reward_report import RewardReport
     from .samples import Samples
 
@@ -208,3 +209,28 @@ def check_blocks(name: str, checks: Sequence[Check]) -> Iterator[Block]:
         )
     failed = sum(not check.passed for check in checks)
     yield Note(f"{len(checks) - failed} of {len(checks)} checks passed", "red" if failed else "green")
+
+
+# --- doctor --------------------------------------------------------------------------------------------------------
+
+
+def doctor_blocks(diagnoses: Sequence[Diagnosis]) -> Iterator[Block]:
+    """Log by log what was found; what a finding means and what to try stands where it is met first."""
+    explained: set[str] = set()
+    for diagnosis in diagnoses:
+        log = diagnosis.log
+        writer = {"trl": ", TRL's names", "openrlhf": ", OpenRLHF's names"}.get(log.writer, "")
+        yield Note(f"{log.source}: {counted(len(log.steps), 'point')}{writer}", "bold", whole=True)
+        for finding in diagnosis.findings:
+            yield Note(finding.saw + ".", "red", lead=f"{finding.rule}  ", indent=2)
+            if finding.rule not in explained:
+                yield Note(finding.means, lead="means  ", indent=4)
+                yield Note(finding.advice, lead="try    ", indent=4)
+                yield Note(f"see    {finding.link}", "dim", indent=4, whole=True)
+            explained.add(finding.rule)
+        found = counted(len(diagnosis.findings), "finding") if diagnosis.findings else "nothing found"
+        judged = f"{found}; {counted(len(diagnosis.judged), 'rule')} judged"
+        yield Note(f"{judged}.", "" if diagnosis.findings else "green", indent=2)
+        if len(diagnoses) == 1 and diagnosis.not_judged:
+            missing = (f"{name} ({', '.join(metrics)})" for name, metrics in diagnosis.not_judged.items())
+            yield Note(f"Not judged, for want of values: {', '.join(missing)}.", "dim", indent=2)

@@ -92,6 +92,9 @@ LAYERS = {
     "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options policy_choice registry",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
     "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
+    "rlhfbench.training_log": "errors run_folder types",
+    "rlhfbench.doctor_rules": "hacking training_log types",
+    "rlhfbench.doctor": "doctor_rules errors training_log",
     "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
@@ -101,12 +104,12 @@ LAYERS = {
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
     "rlhfbench.report": f"{OUTCOME} layout text ~sweeps",
-    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~reward_report ~samples",
+    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~doctor ~reward_report ~samples",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
-        f"{OUTCOME} arguments catalogue conformance harness layout plots progress report reward_report reward_task"
-        " samples show sweeps text"
+        f"{OUTCOME} arguments catalogue conformance doctor harness layout plots progress report reward_report"
+        " reward_task samples show sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
