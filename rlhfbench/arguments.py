@@ -110,7 +110,18 @@ def _runs(command: Parser, seeds: str) -> None:
     )
     command.add_argument("--plot", metavar="FILE", help="draw the result: .png, .svg or .pdf")
     command.add_argument("--md", metavar="FILE", help="write the report as Markdown too")
+    _i_know(command)
     _json(command)
+
+
+def _i_know(command: Parser) -> None:
+    command.add_argument(
+        "--i-know",
+        action="append",
+        default=[],
+        metavar="GATE",
+        help="lift a gate that refuses: kl-monitor, rm-size, length-reward; recorded in the result",
+    )
 
 
 def _json(command: Parser) -> None:
@@ -178,6 +189,30 @@ def _doctor(command: Parser) -> None:
     _json(command)
 
 
+def _architect(command: Parser) -> None:
+    command.add_argument("--size", metavar="N", help="parameters of the base model, such as 7B")
+    command.add_argument("--target", metavar="T", help="alignment, reasoning, refusal or agent")
+    command.add_argument("--source", metavar="S", help="human, ai, verifier or steps: who or what judges")
+    command.add_argument("--budget", type=float, metavar="FLOP", help="for training, such as 1e21")
+    command.add_argument(
+        "--pairs", type=int, default=50_000, metavar="N", help="pairs or problems (default 50,000)"
+    )
+    command.add_argument("--method", metavar="M", help="insist on a method (default: what suits and fits)")
+    command.add_argument(
+        "--rm-size", metavar="N", help="parameters of the reward model (default the policy's)"
+    )
+    command.add_argument(
+        "--reward", choices=("rm", "verifier", "length"), help="what scores (default: as the source says)"
+    )
+    command.add_argument("--no-kl-monitor", action="store_true", help="the KL will not be measured")
+    command.add_argument(
+        "--human-evaluation", action="store_true", help="a blind held-out human evaluation is planned"
+    )
+    command.add_argument("--skill", action="store_true", help="print all it knows as a skill file instead")
+    _i_know(command)
+    _json(command)
+
+
 def _check(command: Parser) -> None:
     command.add_argument(
         "algorithm", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
@@ -193,5 +228,6 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "show": (_show, "show one stored run: diagnostics over updates, and replies"),
     "samples": (_samples, "read what reference and arms of a stored comparison answer to the same prompts"),
     "doctor": (_doctor, "look for what usually goes wrong in a run's metrics, ours, TRL's or OpenRLHF's"),
+    "architect": (_architect, "design a pipeline: stage, source, KL strategy, diagnostics, safety gate"),
     "check": (_check, "run the conformance tests on an algorithm"),
 }

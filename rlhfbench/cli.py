@@ -192,7 +192,7 @@ def _given(args: Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-RUN_OPTIONS = ("task", "data", "policy", "seeds", "budget", "jobs", "out", "strict")
+RUN_OPTIONS = ("task", "data", "policy", "seeds", "budget", "jobs", "out", "strict", "i_know")
 
 
 def _compare(args: Namespace) -> int:
@@ -298,6 +298,24 @@ def _doctor(args: Namespace) -> int:
     return OK
 
 
+def _architect(args: Namespace) -> int:
+    _check_outputs(args)
+    from .architect import architect, request
+    from .architect_report import design_blocks, skill
+
+    if args.skill:
+        sys.stdout.write(skill())
+        return OK
+    wanted = _given(args, "size", "target", "source", "budget", "rm_size", "method", "reward", "pairs")
+    design = architect(
+        request(**wanted, kl_monitor=not args.no_kl_monitor, human_evaluation=args.human_evaluation),
+        args.i_know,
+    )
+    _json(args, design.as_dict())
+    _show_blocks(list(design_blocks(design)), stderr=args.json == "-")
+    return OK
+
+
 def _check(args: Namespace) -> int:
     from .conformance import check
     from .show import check_blocks
@@ -315,5 +333,6 @@ HANDLERS: dict[str, Handler] = {
     "show": _show,
     "samples": _samples,
     "doctor": _doctor,
+    "architect": _architect,
     "check": _check,
 }

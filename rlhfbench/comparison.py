@@ -38,6 +38,8 @@ class Comparison:
         Where the runs lie.
     example : str
         The folder of one of them.
+    gates : mapping
+        Names of the gates that were `lifted`, and `notes` on what they could not judge.
     """
 
     task: str
@@ -50,6 +52,7 @@ class Comparison:
     reused: int = 0
     folder: str = ""
     example: str = ""
+    gates: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"lifted": [], "notes": []})
 
     @property
     def labels(self) -> list[str]:
@@ -117,6 +120,7 @@ class Comparison:
             "seeds": list(self.seeds),
             "reference": {name: self._reference(name) for name in ("rm_score", "gold_score")},
             "facts": dict(self.facts),
+            "gates": {name: list(entries) for name, entries in self.gates.items()},
             "algorithms": {
                 label: {
                     "config": config_dict(self.configs[label]),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .comparison import Comparison
+from .comparison_gates import judge
 from .errors import InputError
 from .jobs import Job, warm_up_job, work_on
 from .options import require
@@ -44,6 +45,7 @@ def compare(
     out: str = DEFAULT_FOLDER,
     strict: bool = False,
     quick: bool = False,
+    i_know: Collection[str] = (),
     watch: Watch | None = None,
 ) -> Comparison:
     """Compare algorithms on paired seeds; finished runs are stored under `out` and reused.
@@ -71,6 +73,8 @@ def compare(
         Refuse a file with pairs that cannot be used, instead of leaving those out.
     quick : bool
         Three seeds: a smoke test, not evidence.
+    i_know : collection of str
+        Gates to lift, such as "rm-size"; recorded where they would have refused.
     watch : callable, optional
         Called with events: plan, jit, point, run.
 
@@ -88,12 +92,9 @@ def compare(
     require(len(arms) >= 1, "algorithms", len(arms), "at least one")
     texts = [arms] if isinstance(arms, str) else list(arms)
     world = make_world(task, data, strict, policy, budget)
-    plan = Plan(
-        parse_arms(texts, world.policy),
-        world,
-        count_seeds(seeds, quick),
-        RunStore(Path(out)),
-    )
+    parsed = parse_arms(texts, world.policy)
+    gates = judge(parsed, world, i_know)
+    plan = Plan(parsed, world, count_seeds(seeds, quick), RunStore(Path(out)), gates)
     return carry_out(plan, jobs=jobs, watch=watch)
 
 
@@ -191,6 +192,7 @@ def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparis
         reused=reused,
         folder=str(plan.store.root),
         example=str(plan.example() or ""),
+        gates={"lifted": list(plan.gates.lifted), "notes": list(plan.gates.notes)},
     )
 
 

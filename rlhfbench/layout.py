@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # blanks between the columns of a table
 LONGEST_HEAD = 24
-PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kernels import flops
 
+from .comparison_gates import Gates
 from .jobs import Job, World, open_task, task_options
 from .options import require
 from .policy_choice import check_policy, choose_policy
@@ -39,6 +40,7 @@ class Plan:
     world: World
     seeds: int
     store: RunStore
+    gates: Gates = field(default_factory=Gates)
 
     @cached_property
     def inputs(self) -> dict[Which, dict[str, Any]]:
@@ -68,7 +70,13 @@ class Plan:
             missing = [a for a in self.arms if (a.label, seed) not in have]
             if missing:
                 manifests = tuple(
-                    {"inputs": self.inputs[a.label, seed], "typed": a.source, "world": world} for a in missing
+                    {
+                        "inputs": self.inputs[a.label, seed],
+                        "typed": a.source,
+                        "world": world,
+                        "gates_lifted": list(self.gates.lifted),
+                    }
+                    for a in missing
                 )
                 arms = tuple((a.source, a.label) for a in missing)
                 work.append(Job(self.world, seed, arms, manifests, str(self.store.root)))

@@ -220,6 +220,9 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
         yield f"RM: {facts['reward_model']}{right}."
+    yield from comparison.gates["notes"]
+    for name in comparison.gates["lifted"]:
+        yield f"Gate {name} was lifted (--i-know {name}): without that the comparison would have been refused."
     if facts.get("rm_gold_correlation") is not None:
         yield (
             f"RM and {gold_name(comparison.gold)} correlate at {facts['rm_gold_correlation']:.2f} on replies of the "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .comparison import Comparison
+from .comparison_gates import judge
 from .errors import InputError
 from .hacking import kl_warnings, reward_hacking
 from .harness import DEFAULT_FOLDER, QUICK_SEEDS, Watch, carry_out, count_seeds
@@ -63,6 +64,7 @@ def sweep(
     jobs: int | None = None,
     out: str = DEFAULT_FOLDER,
     strict: bool = False,
+    i_know: Collection[str] = (),
     watch: Watch | None = None,
 ) -> Sweep:
     """Run one algorithm at each of `betas`: RM score and gold against the KL to the reference.
@@ -74,7 +76,7 @@ def sweep(
     betas : sequence of float
     updates : int, optional
         Sets the algorithm's field of that name.
-    task, data, policy, seeds, budget, jobs, out, strict, watch
+    task, data, policy, seeds, budget, jobs, out, strict, i_know, watch
         As in `compare`.
     """
     require(len(betas) >= 1, "beta", list(betas), "at least one value")
@@ -86,7 +88,8 @@ def sweep(
         arms.append(with_fields(algorithm, overrides, world.policy))
     name = arms[0].label
     arms = [replace(arm, label=f"{name} beta={short(beta)}") for arm, beta in zip(arms, betas, strict=True)]
-    plan = Plan(arms, world, count_seeds(seeds), RunStore(Path(out)))
+    gates = judge(arms, world, i_know)
+    plan = Plan(arms, world, count_seeds(seeds), RunStore(Path(out)), gates)
     comparison = carry_out(plan, jobs=jobs, watch=watch)
     return Sweep(name, list(betas), comparison)
 

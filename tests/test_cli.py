@@ -237,6 +237,7 @@ CONTRACT = {
     "seeds": [int],
     "reference": SCORES,
     "facts": dict,
+    "gates": {"lifted": list, "notes": list},
     "algorithms": {"ppo": ARM, "dpo": ARM},
     "verdict": {
         "kind": str,

@@ -89,13 +89,19 @@ LAYERS = {
     "rlhfbench.jobs": (
         "environment errors options policy_choice pool prepare registry results reward_models run tasks.* types worlds"
     ),
-    "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options policy_choice registry",
-    "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
+    "rlhfbench.gates": "errors options",
+    "rlhfbench.comparison_gates": "gates jobs policy_choice registry reward_models",
+    "rlhfbench.plan": f"{KERNELS} {OUTCOME} comparison_gates jobs options policy_choice registry",
+    "rlhfbench.harness": f"{OUTCOME} comparison_gates jobs options plan pool registry",
     "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
     "rlhfbench.training_log": "errors run_folder types",
     "rlhfbench.doctor_rules": "hacking training_log types",
     "rlhfbench.doctor": "doctor_rules errors training_log",
-    "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
+    "rlhfbench.extrapolation": "kernels.flops options",
+    "rlhfbench.architect_knowledge": "",
+    "rlhfbench.architect": "architect_knowledge errors extrapolation gates options",
+    "rlhfbench.architect_report": "architect architect_knowledge gates layout",
+    "rlhfbench.sweeps": f"{OUTCOME} comparison_gates harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
@@ -108,8 +114,8 @@ LAYERS = {
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
-        f"{OUTCOME} arguments catalogue conformance doctor harness layout plots progress report reward_report"
-        " reward_task samples show sweeps text"
+        f"{OUTCOME} architect architect_report arguments catalogue conformance doctor harness layout plots progress"
+        " report reward_report reward_task samples show sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
