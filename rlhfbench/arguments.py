@@ -152,13 +152,19 @@ def _sweep(command: Parser) -> None:
 def _rm(command: Parser) -> None:
     _world(command, "words")
     command.add_argument(
-        "--test", metavar="FILE", help="with --data: test on this file, train on all of the other"
+        "--steps", metavar="FILE", help="a process reward model, from solutions whose steps are labelled"
+    )
+    command.add_argument(
+        "--test", metavar="FILE", help="with --data or --steps: test on this file, train on all of the other"
     )
     command.add_argument(
         "--pairs", type=int, metavar="N", help="with --task: pairs to train on (default the task's)"
     )
     command.add_argument(
-        "--held-out", type=int, metavar="N", help="pairs to test on (default 100; 20 %% of a file)"
+        "--held-out",
+        type=int,
+        metavar="N",
+        help="pairs or solutions to test on (default 100; 20 %% of a file)",
     )
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of data, split and fit (default 0)"

@@ -238,6 +238,8 @@ def _sweep(args: Namespace) -> int:
 
 def _rm(args: Namespace) -> int:
     _check_outputs(args)
+    if args.steps is not None:
+        return _rm_steps(args)
     if args.data is not None and args.task is not None:
         raise InputError(f"--task {args.task} came with --data {args.data}, one of the two is needed")
     if args.data is None and args.test is not None:
@@ -257,6 +259,19 @@ def _rm(args: Namespace) -> int:
         report = reward_report_from_task(source, args.pairs, args.held_out, args.seed)
     _json(args, report.as_dict())
     _show_blocks(reward_blocks(report, source), stderr=args.json == "-")
+    return OK
+
+
+def _rm_steps(args: Namespace) -> int:
+    from .show import step_blocks
+    from .step_report import step_report
+
+    for name in ("task", "data", "pairs"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} came with --steps, one of the two is needed")
+    report = step_report(args.steps, args.test, args.held_out, args.strict, args.seed)
+    _json(args, report.as_dict())
+    _show_blocks(step_blocks(report, args.steps), stderr=args.json == "-")
     return OK
 
 

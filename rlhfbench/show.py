@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .doctor import Diagnosis
     from .reward_report import RewardReport
     from .samples import Samples
+    from .step_report import StepReport
 
 EVALUATED = ("update", "flops", "rm_score", "gold_score", "kl", "entropy", "length")
 REPLIES = 20
@@ -160,6 +161,42 @@ def words_sheet(report: RewardReport) -> Sheet:
     return Sheet(
         ("", "for", "weight", "against", "weight"), rows, "Words that weigh most (log-odds an occurrence)"
     )
+
+
+def step_blocks(report: StepReport, source: str) -> list[Block]:
+    """Held-out quality of a process reward model, beside an outcome reward model."""
+
+    def share(value: float | None, low: float | None = None, high: float | None = None) -> str:
+        if value is None:
+            return "-"
+        return fixed(value, 3) + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
+
+    rows = [
+        ("step AUC", share(report.step_auc, report.step_auc_low, report.step_auc_high)),
+        (
+            "first error found",
+            f"{percent(report.first_error_accuracy)} [{100 * report.first_error_low:.1f},"
+            f" {100 * report.first_error_high:.1f}]",
+        ),
+        ("  by the most frequent answer", percent(report.first_error_baseline)),
+        *((f"solution AUC, {name}", share(value)) for name, value in report.chain_auc.items()),
+    ]
+    title = (
+        f"Process reward model on {source}: {report.steps:,} labelled steps of {report.chains:,} solutions to train"
+        f" on, {report.held_out_steps:,} of {report.held_out_chains:,} held out"
+    )
+    return [
+        Note(title, "bold"),
+        Sheet(("held out", "value"), rows),
+        Note(
+            f"Held out: {report.split}. Brackets: 95 %, of the AUC by bootstrap over solutions. A step is called wrong"
+            f" below a probability of {fixed(report.threshold, 2)}, chosen on solutions trained on. Solutions, right or"
+            " not: by the least, the product, the last of their steps' probabilities, and by a reward model that was"
+            " trained on whole solutions (outcome).",
+            "dim",
+        ),
+        *([Note(report.skipped, "yellow")] if report.skipped else []),
+    ]
 
 
 def _short(word: str, most: int = 20) -> str:

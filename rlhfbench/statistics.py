@@ -192,6 +192,23 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
+def auc(scores: ArrayLike, positive: ArrayLike) -> float | None:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+
+    None where one of the two is missing.
+
+    >>> auc([0.1, 0.4, 0.4, 0.8], [False, False, True, True])
+    0.875
+    """
+    from scipy.stats import rankdata
+
+    ranks, truth = rankdata(scores), np.asarray(positive, bool)
+    many, few = int(truth.sum()), int((~truth).sum())
+    if not many or not few:
+        return None
+    return float((ranks[truth].sum() - many * (many + 1) / 2) / (many * few))
+
+
 def more_seeds(interval: Interval, power: float = 0.8) -> int | None:
     """Seeds to add until a difference as large as the estimate is found with this power; at least 1.
 

@@ -103,6 +103,10 @@ LAYERS = {
     "rlhfbench.architect_report": "architect architect_knowledge gates layout",
     "rlhfbench.sweeps": f"{OUTCOME} comparison_gates harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
+    "rlhfbench.json_lines": "errors text",
+    "rlhfbench.steps": "errors json_lines",
+    "rlhfbench.step_models": "kernels.* rewards.* steps text types",
+    "rlhfbench.step_report": "errors reward_report statistics step_models steps types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors registry sft",
@@ -110,12 +114,12 @@ LAYERS = {
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
     "rlhfbench.report": f"{OUTCOME} layout text ~sweeps",
-    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~doctor ~reward_report ~samples",
+    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~doctor ~reward_report ~samples ~step_report",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
         f"{OUTCOME} architect architect_report arguments catalogue conformance doctor harness layout plots progress"
-        " report reward_report reward_task samples show sweeps text"
+        " report reward_report reward_task samples show step_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
