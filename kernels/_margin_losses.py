@@ -155,7 +155,9 @@ def discopop(
     beta: float,
     tau: float = 0.05,
 ) -> PairLoss:
-    """DiscoPOP: ``(1-m) sp(-s) + m e**-s`` with m = sigma(s / tau), a loss that a language model proposed. Not convex.
+    """DiscoPOP: ``(1-m) sp(-s) + m e**-s`` with m = sigma(s / tau), a loss that a language model proposed.
+
+    It is not convex: with the paper's constants it rises at s = 0, where training starts, and has a minimum below.
 
     Parameters
     ----------
