@@ -37,8 +37,8 @@ class IPOConfig:
     warmup_ratio : float
         Share of the updates over which it rises first.
     beta : float
-        Strength of the penalty: the margin of log-ratios is pulled to 1 / (2 beta). TRL: .1, with
-        which it hardly leaves the reference here; chosen for the default world.
+        Strength of the penalty: the margin of log-ratios is pulled to 1 / (2 beta). TRL: .1, which keeps it near the
+        reference here; chosen for the default world.
     reduction : {"sum", "mean"}
         Whether the log-ratios are summed over tokens, as the paper writes it, or averaged, as TRL does (after asking
         the paper's authors). The same beta asks for a margin that is longer by a reply's length with the mean.
@@ -63,7 +63,7 @@ class IPOConfig:
     "ipo",
     IPOConfig,
     needs={"preferences"},
-    presets={"trl": {"reduction": "mean"}},
+    presets={"trl": {"reduction": "mean", "beta": 0.1}},
     policy_defaults=POLICY_DEFAULTS,
 )
 def ipo(setup: Setup, config: IPOConfig) -> Iterator[Metrics]:
