@@ -10,7 +10,21 @@ from numpy import ndarray
 from . import _check
 from ._check import F32, F64, Array
 
-__all__ = ["alike", "check_mask", "fit", "flat", "lengths_like", "mask_like", "masked", "nothing", "pairs"]
+__all__ = [
+    "POLICIES",
+    "alike",
+    "check_mask",
+    "fit",
+    "flat",
+    "lengths_like",
+    "mask_like",
+    "masked",
+    "nothing",
+    "pairs",
+]
+
+POLICIES = ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
+"""What losses that are relative to a reference take of each pair."""
 
 
 def fit(first: Any, *others: Any) -> bool:

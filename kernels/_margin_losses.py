@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
-from ._alike import flat, lengths_like, pairs
+from ._alike import POLICIES, flat, lengths_like, pairs
 from ._check import Array
 from ._pair_losses import discopop_jit, exo_pair_jit, robust_jit, sigmoid_norm_jit
 from ._preference import dpo_jit
@@ -28,8 +28,6 @@ __all__ = [
     "sigmoid_norm",
     "sigmoid_norm_jit",
 ]
-
-POLICIES = ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
 
 
 class PairLoss(NamedTuple):
@@ -240,7 +238,7 @@ def aot(
     chosen, rejected, ref_higher, ref_lower = flat(*arrays)
     # DPO, where the reference's margin of a pair is the one of the same rank.
     ranked = np.empty_like(chosen)
-    ranked[np.argsort(chosen - rejected, kind="stable")] = np.sort(ref_higher - ref_lower)
+    ranked[np.argsort(chosen - rejected)] = np.sort(ref_higher - ref_lower)
     shape, dtype = arrays[0].shape, arrays[0].dtype
     outs = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
     zeros = np.zeros_like(ranked)

@@ -7,43 +7,14 @@ arrays that stand last and return the loss.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _check
-from ._alike import flat, lengths_like, nothing, pairs
-from ._anchored_losses import (
-    KTO,
-    apo_down,
-    apo_down_jit,
-    apo_zero,
-    apo_zero_jit,
-    bco_pair,
-    bco_pair_jit,
-    kto,
-    kto_jit,
-    nca_pair,
-    nca_pair_jit,
-    sppo_hard,
-    sppo_hard_jit,
-)
+from ._alike import POLICIES, flat, lengths_like, nothing, pairs
 from ._check import Array
-from ._margin_losses import (
-    POLICIES,
-    PairLoss,
-    aot,
-    discopop,
-    discopop_jit,
-    exo_pair,
-    exo_pair_jit,
-    robust,
-    robust_jit,
-    sigmoid_norm,
-    sigmoid_norm_jit,
-)
 from ._preference import dpo_jit, hinge_jit, ipo_jit
-from ._reference_free_losses import cpo, cpo_jit, orpo, orpo_jit, simpo, simpo_jit
 from ._score_losses import (
     BradleyTerry,
     PlackettLuce,
@@ -55,6 +26,43 @@ from ._score_losses import (
     plackett_luce,
     plackett_luce_jit,
 )
+
+if TYPE_CHECKING:
+    from ._anchored_losses import (
+        KTO,
+        apo_down,
+        apo_down_jit,
+        apo_zero,
+        apo_zero_jit,
+        bco_pair,
+        bco_pair_jit,
+        kto,
+        kto_jit,
+        nca_pair,
+        nca_pair_jit,
+        sppo_hard,
+        sppo_hard_jit,
+    )
+    from ._margin_losses import (
+        PairLoss,
+        aot,
+        discopop,
+        discopop_jit,
+        exo_pair,
+        exo_pair_jit,
+        robust,
+        robust_jit,
+        sigmoid_norm,
+        sigmoid_norm_jit,
+    )
+    from ._reference_free_losses import (
+        cpo,
+        cpo_jit,
+        orpo,
+        orpo_jit,
+        simpo,
+        simpo_jit,
+    )
 
 __all__ = [
     "DPO",
@@ -105,6 +113,21 @@ __all__ = [
     "sppo_hard",
     "sppo_hard_jit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the other losses of the family when one of them is first asked for."""
+    if name in __all__:
+        from . import _anchored_losses, _margin_losses, _reference_free_losses
+
+        for module in (_anchored_losses, _margin_losses, _reference_free_losses):
+            if name in module.__all__:
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 class DPO(NamedTuple):

@@ -5,7 +5,7 @@ Rafailov et al. 2023 (arXiv:2305.18290), equation 7; label smoothing ("cDPO") Mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -19,33 +19,21 @@ from ..schedules import Schedule
 from ..types import Float, Metrics, Setup, register
 
 LossType = Literal[
-    "sigmoid",
-    "hinge",
-    "robust",
-    "exo_pair",
-    "nca_pair",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-    "sigmoid_norm",
+    "sigmoid",  # Rafailov et al. 2023, eq. 7
+    "hinge",  # SLiC, Zhao et al. 2023; RSO, Liu et al. 2023
+    "robust",  # Chowdhury et al. 2024
+    "exo_pair",  # Ji et al. 2024, eq. 16
+    "nca_pair",  # Chen et al. 2024
+    "bco_pair",  # Jung et al. 2024, without the running mean, as TRL has it now
+    "sppo_hard",  # Wu et al. 2024, eq. 4.7
+    "aot",  # Melnyk et al. 2024
+    "apo_zero",  # D'Oosterlinck et al. 2024, eq. 7
+    "apo_down",  # the same, eq. 8
+    "discopop",  # Lu et al. 2024, eq. 5
+    "sigmoid_norm",  # Tulu 3, Lambert et al. 2024
 ]
-LOSSES: dict[LossType, Callable[..., Any]] = {
-    "sigmoid": preference.dpo,  # Rafailov et al. 2023, eq. 7
-    "hinge": preference.hinge,  # SLiC, Zhao et al. 2023; RSO, Liu et al. 2023
-    "robust": preference.robust,  # Chowdhury et al. 2024
-    "exo_pair": preference.exo_pair,  # Ji et al. 2024, eq. 16
-    "nca_pair": preference.nca_pair,  # Chen et al. 2024
-    "bco_pair": preference.bco_pair,  # Jung et al. 2024, without the running mean, as TRL has it now
-    "sppo_hard": preference.sppo_hard,  # Wu et al. 2024, eq. 4.7
-    "aot": preference.aot,  # Melnyk et al. 2024
-    "apo_zero": preference.apo_zero,  # D'Oosterlinck et al. 2024, eq. 7
-    "apo_down": preference.apo_down,  # the same, eq. 8
-    "discopop": preference.discopop,  # Lu et al. 2024, eq. 5
-    "sigmoid_norm": preference.sigmoid_norm,  # Tulu 3, Lambert et al. 2024
-}
+"""What `kernels.preference` calls them too; `sigmoid` is its `dpo`."""
+
 SMOOTHED = {"sigmoid", "robust", "exo_pair", "aot"}
 """Losses that know of wrong labels; with the others a label smoothing would do nothing."""
 
@@ -82,7 +70,7 @@ class DPOConfig:
         Inverse temperature of the implicit reward; Rafailov et al. 2023: .1. Not comparable with PPO's beta, which is
         in RM-score units.
     loss_type : str
-        What is done with the log-ratios: `LOSSES` names them and their papers.
+        What is done with the log-ratios: `LossType` names them and their papers.
     label_smoothing : float
         Assumed share of wrong labels, in [0, .5); for `sigmoid`, `robust`, `aot` and `exo_pair`, which needs some.
     discopop_tau : float
@@ -150,9 +138,10 @@ def losses(
     *lengths: Float,
 ) -> PairLoss:
     """The loss of the configured type."""
-    setup.charge("dpo" if config.loss_type == "sigmoid" else config.loss_type, len(chosen))
+    kernel = "dpo" if config.loss_type == "sigmoid" else config.loss_type
+    setup.charge(kernel, len(chosen))
     given = (chosen, rejected, ref_chosen, ref_rejected, *lengths)
-    loss = LOSSES[config.loss_type](*given, config.beta, **options(config))
+    loss = getattr(preference, kernel)(*given, config.beta, **options(config))
     rewards = (
         implicit_rewards(config.beta, chosen, ref_chosen),
         implicit_rewards(config.beta, rejected, ref_rejected),
