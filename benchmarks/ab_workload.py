@@ -176,6 +176,28 @@ def grpo_tokens(B: int, T: int) -> Arguments:
     return logprobs, logprobs + np.float32(0.1) * noise, *normals(1, B), mask, 0.2
 
 
+def with_lengths(count: int, *constants: float) -> Make:
+    """Log-probabilities of whole responses, below 0, and the tokens of both responses."""
+
+    def make(n: int) -> Arguments:
+        lengths = random().integers(1, 20, size=(2, n)).astype(np.float32)
+        return (*(-np.float32(1) - np.abs(x) for x in normals(count, n)), *lengths, *constants)
+
+    return make
+
+
+DPO_FAMILY = (
+    "robust",
+    "exo_pair",
+    "discopop",
+    "aot",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "apo_zero",
+    "apo_down",
+)
+
 # Function, how its arguments are made, the sizes. The first size is that of `[call]`.
 TABLE: tuple[tuple[str, Make, tuple[tuple[int, ...], ...]], ...] = (
     ("categorical.log_softmax", floats(1), ((2, 5), SMALL, LARGE)),
@@ -196,6 +218,12 @@ TABLE: tuple[tuple[str, Make, tuple[tuple[int, ...], ...]], ...] = (
     ("preference.dpo", floats(4, 0.1), ((4,), (16_384,))),
     ("preference.ipo", floats(4, 0.1), ((4,), (16_384,))),
     ("preference.hinge", floats(4, 0.1), ((4,), (16_384,))),
+    *((f"preference.{name}", floats(4, 0.1), ((4,), (16_384,))) for name in DPO_FAMILY),
+    ("preference.sigmoid_norm", with_lengths(4, 2.0), ((4,), (16_384,))),
+    ("preference.kto", floats(3, 0.1, 0.1), ((4,), (16_384,))),
+    ("preference.simpo", with_lengths(2, 2.0, 1.0), ((4,), (16_384,))),
+    ("preference.orpo", with_lengths(2, 0.1), ((4,), (16_384,))),
+    ("preference.cpo", floats(2, 0.1), ((4,), (16_384,))),
     ("policy_gradient.kl_estimate", floats(2), ((2, 3), (256, 120))),
     ("policy_gradient.k1", floats(2), ((2, 3), (256, 120))),
     ("policy_gradient.k2", floats(2), ((2, 3), (256, 120))),

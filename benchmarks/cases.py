@@ -147,6 +147,12 @@ def _adamw() -> Case:
     return Case("adamw", PARAMETERS, inputs.optimiser, {"rlhfbench": prepare}, exact.adamw)
 
 
+_DPO_FAMILY = (
+    *("robust", "exo_pair", "discopop", "aot"),
+    *("nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down"),
+)
+
+
 def _all() -> list[Case]:
     tokens_both = _forward_backward(categorical.token_logprobs_backward)
     kl_both = _forward_backward(categorical.kl_divergence_backward)
@@ -177,6 +183,12 @@ def _all() -> list[Case]:
         _array(pairs, "dpo", inputs.quadruples),
         _array(pairs, "ipo", inputs.quadruples),
         _array(pairs, "hinge", inputs.quadruples),
+        *[_array(pairs, name, inputs.quadruples) for name in _DPO_FAMILY],
+        _array(pairs, "sigmoid_norm", inputs.with_lengths(4, 2.0)),
+        _array(pairs, "kto", inputs.responses),
+        _array(pairs, "simpo", inputs.with_lengths(2, 2.0, 1.0)),
+        _array(pairs, "orpo", inputs.with_lengths(2, 0.1)),
+        _array(pairs, "cpo", lambda B, T: (*inputs.pairs(B, T), 0.1)),
         _array(pairs, "log_sigmoid", lambda B, T: (inputs.draw(B * T),)),
         _array(pairs, "plackett_luce", lambda B, T: (inputs.draw(B * T // inputs.ITEMS, inputs.ITEMS),)),
         _adamw(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,22 @@ def pairs(B: int, T: int) -> Arguments:
 
 def quadruples(B: int, T: int) -> Arguments:
     return *(draw(B * T, seed=seed) for seed in range(4)), 0.1
+
+
+def with_lengths(sums: int, *scalars: float) -> Callable[[int, int], Arguments]:
+    """So many log-probabilities of whole responses a pair, below 0, and the tokens of both responses."""
+
+    def make(B: int, T: int) -> Arguments:
+        logps = [-F32(1) - np.abs(draw(B * T, seed=seed)) for seed in range(sums)]
+        lengths = [F32(1) + np.floor(F32(8) * np.abs(draw(B * T, seed=seed))) for seed in (8, 9)]
+        return (*logps, *lengths, *scalars)
+
+    return make
+
+
+def responses(B: int, T: int) -> Arguments:
+    """What KTO takes: log-probabilities under both policies, which are desirable, and the reference point."""
+    return draw(B * T), draw(B * T, seed=1), (draw(B * T, seed=2) > 0).astype(F32), 0.1, 0.1
 
 
 def optimiser(P: int) -> Arguments:

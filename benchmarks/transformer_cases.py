@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from kernels import flops
 from rlhfbench.algorithms import dpo, ppo
 from rlhfbench.optimizer import AdamW
+from rlhfbench.pair_training import pair_step
 from rlhfbench.policies.transformer import TransformerPolicy
 from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.types import Float, Int, PreferencePairs
@@ -42,7 +44,7 @@ SIZES = {"width 64": Size(), "width 32": Size(width=32, vocab=64)}
 
 @dataclass
 class Setup:
-    """What `dpo.pair_step`, `ppo.collect` and `ppo.minibatch_step` ask for; `done` is the work of each kind."""
+    """What `pair_step`, `ppo.collect` and `ppo.minibatch_step` ask for; `done` is the work of each kind."""
 
     policy: TransformerPolicy
     reference: TransformerPolicy
@@ -139,7 +141,9 @@ def dpo_step(setup: Setup, size: Size) -> Call:
     """One step on the same pairs; the reference's log-probabilities are known, as they are after the first epoch."""
     optimizer = setup.optimizer(LEARNING_RATE, max_grad_norm=1.0)
     reference, pairs = np.zeros(size.rows, np.float32), make_pairs(size)
-    return lambda: dpo.pair_step(setup, dpo.DPOConfig(), optimizer, pairs, reference, reference)
+    config = dpo.DPOConfig()
+    loss_of = partial(dpo.losses, setup, config)
+    return lambda: pair_step(setup, config, optimizer, loss_of, pairs, reference, reference)
 
 
 def ppo_update(setup: Setup, size: Size) -> Call:

@@ -10,7 +10,21 @@ from numpy import ndarray
 from . import _check
 from ._check import F32, F64, Array
 
-__all__ = ["alike", "check_mask", "fit", "flat", "mask_like", "masked", "nothing", "pairs"]
+__all__ = [
+    "POLICIES",
+    "alike",
+    "check_mask",
+    "fit",
+    "flat",
+    "lengths_like",
+    "mask_like",
+    "masked",
+    "nothing",
+    "pairs",
+]
+
+POLICIES = ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
+"""What losses that are relative to a reference take of each pair."""
 
 
 def fit(first: Any, *others: Any) -> bool:
@@ -56,11 +70,20 @@ def _converted(names: tuple[str, ...], values: tuple[Any, ...]) -> tuple[Array, 
     return tuple(arrays)
 
 
-def mask_like(mask: Any, like: Array) -> Array:
+def mask_like(mask: Any, like: Array, name: str = "mask", each: str = "token") -> Array:
     """The mask as a C-ordered array of another's shape and type."""
-    array = _check.like("mask", mask, like.dtype)
-    _check.shape_is("mask", array, like.shape, "one entry a token")
+    array = _check.like(name, mask, like.dtype)
+    _check.shape_is(name, array, like.shape, f"one entry a {each}")
     return array
+
+
+def lengths_like(name: str, lengths: Any, like: Array) -> Array:
+    """Tokens of each response, above 0, as a 1-D array of another's type, which has as many elements."""
+    array = _check.like(name, lengths, like.dtype)
+    _check.shape_is(name, array, like.shape, "one length a response")
+    if not array.min() > 0:
+        raise ValueError(f"{name}: came with {array.min():g}, lengths above 0 are needed")
+    return array.ravel()
 
 
 def check_mask(weight: float) -> None:

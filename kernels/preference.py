@@ -7,12 +7,12 @@ arrays that stand last and return the loss.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _check
-from ._alike import flat, nothing, pairs
+from ._alike import POLICIES, flat, lengths_like, nothing, pairs
 from ._check import Array
 from ._preference import dpo_jit, hinge_jit, ipo_jit
 from ._score_losses import (
@@ -27,28 +27,107 @@ from ._score_losses import (
     plackett_luce_jit,
 )
 
+if TYPE_CHECKING:
+    from ._anchored_losses import (
+        KTO,
+        apo_down,
+        apo_down_jit,
+        apo_zero,
+        apo_zero_jit,
+        bco_pair,
+        bco_pair_jit,
+        kto,
+        kto_jit,
+        nca_pair,
+        nca_pair_jit,
+        sppo_hard,
+        sppo_hard_jit,
+    )
+    from ._margin_losses import (
+        PairLoss,
+        aot,
+        discopop,
+        discopop_jit,
+        exo_pair,
+        exo_pair_jit,
+        robust,
+        robust_jit,
+        sigmoid_norm,
+        sigmoid_norm_jit,
+    )
+    from ._reference_free_losses import (
+        cpo,
+        cpo_jit,
+        orpo,
+        orpo_jit,
+        simpo,
+        simpo_jit,
+    )
+
 __all__ = [
     "DPO",
     "IPO",
+    "KTO",
     "BradleyTerry",
     "Hinge",
+    "PairLoss",
     "PlackettLuce",
+    "aot",
+    "apo_down",
+    "apo_down_jit",
+    "apo_zero",
+    "apo_zero_jit",
+    "bco_pair",
+    "bco_pair_jit",
     "bradley_terry",
     "bradley_terry_jit",
+    "cpo",
+    "cpo_jit",
+    "discopop",
+    "discopop_jit",
     "dpo",
     "dpo_jit",
+    "exo_pair",
+    "exo_pair_jit",
     "hinge",
     "hinge_jit",
     "ipo",
     "ipo_jit",
+    "kto",
+    "kto_jit",
     "log_sigmoid",
     "log_sigmoid_jit",
+    "nca_pair",
+    "nca_pair_jit",
     "noisy_bradley_terry_jit",
+    "orpo",
+    "orpo_jit",
     "plackett_luce",
     "plackett_luce_jit",
+    "robust",
+    "robust_jit",
+    "sigmoid_norm",
+    "sigmoid_norm_jit",
+    "simpo",
+    "simpo_jit",
+    "sppo_hard",
+    "sppo_hard_jit",
 ]
 
-_POLICIES = ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
+
+def __getattr__(name: str) -> Any:
+    """Load the other losses of the family when one of them is first asked for."""
+    if name in __all__:
+        from . import _anchored_losses, _margin_losses, _reference_free_losses
+
+        for module in (_anchored_losses, _margin_losses, _reference_free_losses):
+            if name in module.__all__:
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 class DPO(NamedTuple):
@@ -117,7 +196,7 @@ def dpo(
     >>> round(result.loss, 4), result.d_chosen
     (0.6931, array([-0.05]))
     """
-    arrays = pairs(_POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
+    arrays = pairs(POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("beta", beta, above=0.0)
     smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 1.0)
     shape, dtype = arrays[0].shape, arrays[0].dtype
@@ -166,7 +245,7 @@ def ipo(
     >>> ipo([-1.0], [-2.0], [-1.0], [-2.0], tau=0.5)
     IPO(loss=1.0, d_chosen=array([-2.]), d_rejected=array([2.]))
     """
-    arrays = pairs(_POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
+    arrays = pairs(POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("tau", tau, above=0.0)
     lengths = _lengths(chosen_lengths, rejected_lengths, arrays[0])
     shape, dtype = arrays[0].shape, arrays[0].dtype
@@ -183,11 +262,7 @@ def _lengths(chosen: Any, rejected: Any, like: Array) -> tuple[Array, Array]:
     for name, value in (("chosen_lengths", chosen), ("rejected_lengths", rejected)):
         if value is None:
             raise ValueError(f"{name}: came as None, lengths of both responses or of neither are needed")
-        array = _check.like(name, value, like.dtype)
-        _check.shape_is(name, array, like.shape, "one length a response")
-        if not array.min() > 0:
-            raise ValueError(f"{name}: came with {array.min():g}, lengths above 0 are needed")
-        arrays.append(array.ravel())
+        arrays.append(lengths_like(name, value, like))
     return arrays[0], arrays[1]
 
 
@@ -220,7 +295,7 @@ def hinge(pi_chosen: Any, pi_rejected: Any, ref_chosen: Any, ref_rejected: Any, 
     >>> hinge([-1.0], [-2.0], [-1.0], [-2.0], beta=0.5)
     Hinge(loss=1.0, d_chosen=array([-0.5]), d_rejected=array([0.5]))
     """
-    arrays = pairs(_POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
+    arrays = pairs(POLICIES, pi_chosen, pi_rejected, ref_chosen, ref_rejected)
     strength = _check.number("beta", beta, above=0.0)
     shape, dtype = arrays[0].shape, arrays[0].dtype
     outs = np.empty(shape, dtype), np.empty(shape, dtype)

@@ -1,7 +1,8 @@
 """A readable float64 twin of each public kernel: same name, same parameters, the equation in NumPy.
 
 The twins share no code with the kernels and take no care of speed; tests hold the kernels against them. Like the
-kernels they return arrays or the kernels' named tuples. Some live in `reference_bag` and `reference_loglinear`.
+kernels they return arrays or the kernels' named tuples. Some live in `reference_preference`, `reference_bag` and
+`reference_loglinear`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ from typing import Any
 import numpy as np
 
 from .policy_gradient import GAE, GRPO, PPOClip, ValueClip
-from .preference import DPO, IPO, BradleyTerry, Hinge, PlackettLuce
 from .reference_bag import bag_difference as bag_difference
 from .reference_bag import bag_scores as bag_scores
 from .reference_bag import bradley_terry_bag as bradley_terry_bag
 from .reference_bag import fit_bradley_terry as fit_bradley_terry
-
-
-def _f64(*values: Any) -> list[Any]:
-    return [np.asarray(value, np.float64) for value in values]
-
-
-def _into(out: Any, result: Any) -> Any:
-    if out is None:
-        return result
-    out[...] = result
-    return out
+from .reference_preference import _f64, _into, _times
+from .reference_preference import aot as aot
+from .reference_preference import apo_down as apo_down
+from .reference_preference import apo_zero as apo_zero
+from .reference_preference import bco_pair as bco_pair
+from .reference_preference import bradley_terry as bradley_terry
+from .reference_preference import cpo as cpo
+from .reference_preference import discopop as discopop
+from .reference_preference import dpo as dpo
+from .reference_preference import exo_pair as exo_pair
+from .reference_preference import hinge as hinge
+from .reference_preference import ipo as ipo
+from .reference_preference import kto as kto
+from .reference_preference import log_sigmoid as log_sigmoid
+from .reference_preference import nca_pair as nca_pair
+from .reference_preference import orpo as orpo
+from .reference_preference import plackett_luce as plackett_luce
+from .reference_preference import robust as robust
+from .reference_preference import sigmoid_norm as sigmoid_norm
+from .reference_preference import simpo as simpo
+from .reference_preference import sppo_hard as sppo_hard
 
 
 def _keep(forward: Any, function: Any, *inputs: Any) -> None:
@@ -126,109 +136,6 @@ def sample(logits: Any, uniforms: Any, temperature: float = 1.0, out: Any = None
     first = np.argmax(exceeds, axis=-1)
     last = np.argmax(reached == reached[..., -1:], axis=-1)
     return _into(out, np.where(exceeds.any(axis=-1), first, last))
-
-
-# preference
-
-
-def _times(weight: float, x: Any) -> Any:
-    """weight x, and 0 without the term, even where x is infinite."""
-    return weight * x if weight else 0.0
-
-
-def _sigmoid(x: Any) -> Any:
-    return np.exp(-np.logaddexp(0.0, -x))
-
-
-def log_sigmoid(x: Any, out: Any = None) -> Any:
-    """-log(1 + exp(-x))."""
-    return _into(out, -np.logaddexp(0.0, -np.asarray(x, np.float64)))
-
-
-def bradley_terry(
-    chosen: Any,
-    rejected: Any,
-    *,
-    margin: Any = None,
-    temperature: float = 1.0,
-    label_smoothing: float = 0.0,
-    noise: float = 0.0,
-    centering: float = 0.0,
-) -> BradleyTerry:
-    """-log P + c (r_w + r_l)^2, with D = (r_w - r_l - m) / temperature.
-
-    Noise e: P = (1-e) sigma(D) + e/2. Smoothing e: -(1-e) log sigma(D) - e log sigma(-D).
-    """
-    c, r = _f64(chosen, rejected)
-    gap = (c - r - (0.0 if margin is None else np.asarray(margin, np.float64))) / temperature
-    p = _sigmoid(gap)
-    if noise:
-        seen = (1 - noise) * p + noise / 2
-        losses = -np.log(seen)
-        d_gap = -(1 - noise) * p * (1 - p) / seen
-    else:
-        losses = -(1 - label_smoothing) * log_sigmoid(gap) - _times(label_smoothing, log_sigmoid(-gap))
-        d_gap = -(1 - label_smoothing) * _sigmoid(-gap) + label_smoothing * p
-    d_centre = _times(2 * centering, c + r)
-    d = d_gap / temperature
-    loss = np.mean(losses + _times(centering, (c + r) ** 2))
-    return BradleyTerry(float(loss), (d + d_centre) / c.size, (-d + d_centre) / c.size)
-
-
-def plackett_luce(scores: Any) -> PlackettLuce:
-    """-sum_{k<K} (s_k - logsumexp_{j>=k} s_j), mean over rows."""
-    (s,) = _f64(scores)
-    K = s.shape[-1]
-    rows = s.size // K
-    loss, d = 0.0, np.zeros_like(s)
-    for k in range(K - 1):
-        rest = s[..., k:]
-        loss += float(np.sum(_logsumexp(rest)[..., 0] - s[..., k]))
-        d[..., k:] += _softmax(rest)
-        d[..., k] -= 1
-    return PlackettLuce(loss / rows, d / rows)
-
-
-def dpo(
-    pi_chosen: Any,
-    pi_rejected: Any,
-    ref_chosen: Any,
-    ref_rejected: Any,
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> DPO:
-    """-(1-e) log sigma(beta h) - e log sigma(-beta h), h = log pi/ref chosen - log pi/ref rejected."""
-    pi_c, pi_r, ref_c, ref_r = _f64(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
-    up, down = beta * (pi_c - ref_c), beta * (pi_r - ref_r)
-    e = label_smoothing
-    loss = np.mean(-(1 - e) * log_sigmoid(up - down) - _times(e, log_sigmoid(down - up)))
-    d = beta * (e * _sigmoid(up - down) - (1 - e) * _sigmoid(down - up)) / up.size
-    return DPO(float(loss), d, -d, up, down)
-
-
-def ipo(
-    pi_chosen: Any,
-    pi_rejected: Any,
-    ref_chosen: Any,
-    ref_rejected: Any,
-    tau: float,
-    chosen_lengths: Any = None,
-    rejected_lengths: Any = None,
-) -> IPO:
-    """(h - 1/(2 tau))^2, h per token where lengths are given."""
-    pi_c, pi_r, ref_c, ref_r = _f64(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
-    n_c, n_r = (1.0 if n is None else np.asarray(n, np.float64) for n in (chosen_lengths, rejected_lengths))
-    residual = (pi_c - ref_c) / n_c - (pi_r - ref_r) / n_r - 1 / (2 * tau)
-    d = 2 * residual / residual.size
-    return IPO(float(np.mean(residual**2)), d / n_c, -d / n_r)
-
-
-def hinge(pi_chosen: Any, pi_rejected: Any, ref_chosen: Any, ref_rejected: Any, beta: float) -> Hinge:
-    """max(0, 1 - beta h)."""
-    pi_c, pi_r, ref_c, ref_r = _f64(pi_chosen, pi_rejected, ref_chosen, ref_rejected)
-    short = 1 - beta * (pi_c - ref_c - pi_r + ref_r)
-    d = np.where(short > 0, -beta, 0.0) / short.size
-    return Hinge(float(np.mean(np.maximum(short, 0.0))), d, -d)
 
 
 # policy_gradient

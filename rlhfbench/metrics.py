@@ -20,3 +20,10 @@ def sequence_mean(values: Float) -> float:
 def accuracy(higher: Float, lower: Float) -> float:
     """Share of entries where `higher` is above `lower`; ties count half."""
     return float(np.mean(higher > lower) + 0.5 * np.mean(higher == lower))
+
+
+def implicit_rewards(
+    beta: float, logps: Float, ref_logps: Float | float = 0.0, lengths: Float | float = 1.0
+) -> Float:
+    """What a method that trains no reward model takes for a response's reward: beta log pi/ref, or its mean."""
+    return np.asarray(beta * (logps - ref_logps) / lengths)

@@ -67,7 +67,8 @@ class AdamW:
         self._charge("global_norm")
         if norm > self.max_grad_norm:
             self.grads *= self.grads.dtype.type(self.max_grad_norm / norm)
-            self._charge("elementwise")
+            if self.charge is not None:
+                self.charge(flops.work("elementwise", self.params.size + 1))  # the factor is one of them
 
     def _charge(self, kernel: str) -> None:
         if self.charge is not None:

@@ -22,7 +22,15 @@ DEFAULT_TASK = "sentences"
 EPISODES, TRANSFORMER_EPISODES, DATA_EPISODES = 1024, 512, 256
 """Replies that an evaluation looks at: a transformer's cost more, those of a file are judged."""
 SHARED_SOURCES = (
-    *("compute.py", "data.py", "evaluation.py", "kl_control.py", "metrics.py", "optimizer.py"),
+    *(
+        "compute.py",
+        "data.py",
+        "evaluation.py",
+        "kl_control.py",
+        "metrics.py",
+        "optimizer.py",
+        "pair_training.py",
+    ),
     *("policy_choice.py", "prepare.py", "reward_models.py", "run.py", "schedules.py", "seeding.py"),
     *("sft.py", "text.py", "tokenizer.py", "policies", "rewards", "tasks"),
 )

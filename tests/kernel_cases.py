@@ -140,6 +140,19 @@ def _lengths(rng, B, T, V, dtype):
     return rng.integers(1, 9, (B, T)).astype(dtype)
 
 
+def _below_zero(*names):
+    """Log-probabilities of responses, of a few tokens each."""
+
+    def make(rng, B, T, V, dtype):
+        return {name: -(1 + 9 * rng.random((B, T))).astype(dtype) for name in names}
+
+    return make
+
+
+def _desirable(rng, B, T, V, dtype):
+    return (rng.random((B, T)) < 0.5).astype(dtype)
+
+
 def _rewards(rng, B, T, V, dtype):
     return {"rewards": rng.standard_normal((B, V)).astype(dtype), "group_size": V}
 
@@ -168,6 +181,8 @@ def _btv(B, T, V):
 
 _pair = _normal("chosen", "rejected", scale=10.0)
 _policies = _normal("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected", scale=10.0)
+_per_token = {"chosen_lengths": _lengths, "rejected_lengths": _lengths}
+_responses = _below_zero("pi_chosen", "pi_rejected")
 _logprobs = _normal("logprobs", "ref_logprobs")
 _ppo = _with(_normal("logprobs", "old_logprobs", "advantages", scale=0.3), mask=_mask, cliprange=0.2)
 _grpo = _with(_ppo, advantages=lambda rng, B, T, V, dtype: _small(rng, B, T, V, dtype)[:, 0])
@@ -210,6 +225,32 @@ CASES = (
         kernel="ipo",
     ),
     Case("hinge", _with(_policies, beta=0.1), _bt),
+    Case("robust", _with(_policies, beta=0.1, label_smoothing=0.2), _bt),
+    Case("exo_pair", _with(_policies, beta=0.1, label_smoothing=0.1), _bt),
+    Case("discopop", _with(_policies, beta=0.1, tau=0.3), _bt),
+    Case("aot", _with(_policies, beta=0.1, label_smoothing=0.1), _bt),
+    Case("sigmoid_norm", _with(_policies, beta=0.5, **_per_token), _bt),
+    Case("nca_pair", _with(_policies, beta=0.1), _bt),
+    Case("bco_pair", _with(_policies, beta=0.1, delta=0.3), _bt),
+    Case("sppo_hard", _with(_policies, beta=0.5), _bt),
+    Case("apo_zero", _with(_policies, beta=0.1), _bt),
+    Case("apo_down", _with(_policies, beta=0.1), _bt),
+    Case(
+        "kto",
+        _with(
+            _normal("logps", "ref_logps", scale=10.0),
+            desirable=_desirable,
+            kl=0.5,
+            beta=0.1,
+            desirable_weight=1.3,
+            undesirable_weight=0.8,
+        ),
+        _bt,
+    ),
+    Case("simpo", _with(_responses, beta=2.0, gamma=1.0, **_per_token), _bt),
+    Case("orpo", _with(_responses, beta=0.1, **_per_token), _bt),
+    Case("cpo", _with(_responses, beta=0.1, label_smoothing=0.1), _bt),
+    Case("cpo_per_token", _with(_responses, beta=0.1, alpha=0.5, chosen_lengths=_lengths), _bt, kernel="cpo"),
     *(Case(kind, _logprobs, _bt) for kind in ("k1", "k2", "k3")),
     *(
         Case(f"kl_{k}", _with(_logprobs, kind=k), _bt, work=k, kernel="kl_estimate")

@@ -14,6 +14,10 @@ from kernels.flops import Work
 from rlhfbench.compute import PHASES, ComputeMeter
 
 PROGRAM = Path(__file__).with_name("recount.py")
+DPO_LOSSES = [
+    *("hinge", "robust", "exo_pair,label_smoothing=0.1", "nca_pair", "bco_pair", "sppo_hard"),
+    *("aot", "apo_zero", "apo_down", "discopop", "sigmoid_norm"),
+]
 ARMS = [
     "dpo:epochs=2,batch_size=2",
     "dpo:epochs=1,batch_size=3,label_smoothing=0.1,max_grad_norm=0",
@@ -21,6 +25,9 @@ ARMS = [
     "ppo:updates=2,batch_size=4,whiten_rewards=true,max_grad_norm=0,kl_controller=ziegler",
     "reinforce:updates=2,batch_size=4",
     "best_of_n:n=3",
+    "dpo:epochs=1,batch_size=2,length_penalty=0.1",
+    *(f"dpo:epochs=1,batch_size=2,loss_type={loss}" for loss in DPO_LOSSES),
+    *(f"{name}:epochs=1,batch_size=2" for name in ("ipo", "ipo@trl", "kto", "simpo", "orpo", "cpo")),
 ]
 
 

@@ -1,24 +1,53 @@
-"""Direct preference optimisation: the policy itself is the reward model.
+"""Direct preference optimisation: the policy itself is the reward model. The family of losses that TRL's `dpo` has.
 
-Rafailov et al. 2023 (arXiv:2305.18290), equation 7; label smoothing ("cDPO") Mitchell 2023.
+Rafailov et al. 2023 (arXiv:2305.18290), equation 7; label smoothing ("cDPO") Mitchell 2023; the others below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
-import numpy as np
+from kernels import preference
 
-from kernels import categorical, preference
-
-from ..metrics import accuracy, mean
+from ..metrics import implicit_rewards
 from ..options import require
-from ..schedules import Schedule, scheduled
-from ..types import Float, Int, Metrics, Optimizer, PreferencePairs, Setup, register
+from ..pair_training import PairLoss, check_training, reference_logps, response_lengths, train
+from ..schedules import Schedule
+from ..types import Float, Metrics, Setup, register
+
+LossType = Literal[
+    "sigmoid",  # Rafailov et al. 2023, eq. 7
+    "hinge",  # SLiC, Zhao et al. 2023; RSO, Liu et al. 2023
+    "robust",  # Chowdhury et al. 2024
+    "exo_pair",  # Ji et al. 2024, eq. 16
+    "nca_pair",  # Chen et al. 2024
+    "bco_pair",  # Jung et al. 2024, without the running mean, as TRL has it now
+    "sppo_hard",  # Wu et al. 2024, eq. 4.7
+    "aot",  # Melnyk et al. 2024
+    "apo_zero",  # D'Oosterlinck et al. 2024, eq. 7
+    "apo_down",  # the same, eq. 8
+    "discopop",  # Lu et al. 2024, eq. 5
+    "sigmoid_norm",  # Tulu 3, Lambert et al. 2024
+]
+"""What `kernels.preference` calls them too; `sigmoid` is its `dpo`."""
+
+SMOOTHED = {"sigmoid", "robust", "exo_pair", "aot"}
+"""Losses that know of wrong labels; with the others a label smoothing would do nothing."""
 
 POLICY_DEFAULTS = {"transformer": {"epochs": 2, "learning_rate": 2e-3}}
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cdpo": {"label_smoothing": 0.15},
+    "robust": {"loss_type": "robust", "label_smoothing": 0.15},
+    "exo_pair": {"loss_type": "exo_pair", "label_smoothing": 1e-3},
+    "discopop": {"loss_type": "discopop", "beta": 0.05},
+    "sigmoid_norm": {"loss_type": "sigmoid_norm", "beta": 2.0},
+}
+"""What a loss needs beside its name: the default world's share of flips; TRL's and the papers' values."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +69,14 @@ class DPOConfig:
     beta : float
         Inverse temperature of the implicit reward; Rafailov et al. 2023: .1. Not comparable with PPO's beta, which is
         in RM-score units.
+    loss_type : str
+        What is done with the log-ratios: `LossType` names them and their papers.
     label_smoothing : float
-        Assumed share of wrong labels, in [0, .5).
+        Assumed share of wrong labels, in [0, .5); for `sigmoid`, `robust`, `aot` and `exo_pair`, which needs some.
+    discopop_tau : float
+        Temperature of the mixture of `discopop`; Lu et al. 2024: .05.
+    length_penalty : float
+        Alpha of R-DPO (Park et al. 2024, arXiv:2403.19159): what a token costs, in units of reward; `sigmoid` alone.
     max_grad_norm : float
         Gradient clipping; 0 is off.
     """
@@ -52,92 +87,70 @@ class DPOConfig:
     lr_scheduler_type: Schedule = "linear"
     warmup_ratio: float = 0.0
     beta: float = 0.1
+    loss_type: LossType = "sigmoid"
     label_smoothing: float = 0.0
+    discopop_tau: float = 0.05
+    length_penalty: float = 0.0
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        require(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "at least 0 and below 1")
-        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        require(self.beta > 0, "beta", self.beta, "above 0")
+        check_training(self)
+        smoothing, loss = self.label_smoothing, self.loss_type
+        require(0 <= smoothing < 0.5, "label_smoothing", smoothing, "at least 0 and below 0.5")
+        require(smoothing == 0 or loss in SMOOTHED, "label_smoothing", smoothing, f"0 with {loss}")
+        require(smoothing > 0 or loss != "exo_pair", "label_smoothing", smoothing, "above 0 with exo_pair")
+        require(self.discopop_tau > 0, "discopop_tau", self.discopop_tau, "above 0")
+        require(self.length_penalty >= 0, "length_penalty", self.length_penalty, "at least 0")
         require(
-            0 <= self.label_smoothing < 0.5,
-            "label_smoothing",
-            self.label_smoothing,
-            "at least 0 and below 0.5",
+            self.length_penalty == 0 or loss == "sigmoid",
+            "length_penalty",
+            self.length_penalty,
+            f"0 with {loss}",
         )
-        require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0")
 
 
-@register(
-    "dpo",
-    DPOConfig,
-    needs={"preferences"},
-    presets={"cdpo": {"label_smoothing": 0.15}},
-    policy_defaults=POLICY_DEFAULTS,
-)
+@register("dpo", DPOConfig, needs={"preferences"}, presets=PRESETS, policy_defaults=POLICY_DEFAULTS)
 def dpo(setup: Setup, config: DPOConfig) -> Iterator[Metrics]:
     """Raise the odds of the chosen over the rejected response, relative to the reference."""
-    pairs = setup.preferences
-    # The reference never changes, so its log-probabilities are computed once and paid for once.
-    ref_chosen = reference_logps(setup, pairs.prompts, pairs.chosen, pairs.chosen_mask)
-    ref_rejected = reference_logps(setup, pairs.prompts, pairs.rejected, pairs.rejected_mask)
+    reference = reference_logps(setup, setup.preferences)
+    per_token = config.loss_type == "sigmoid_norm"
+    lengths: tuple[Float, ...] = ()
+    if per_token or config.length_penalty:
+        lengths = response_lengths(setup, setup.preferences)
+    if config.length_penalty:
+        # A token's price in the reward, beta log pi/ref + alpha |y|, is a reference that finds it so much less likely.
+        price = config.length_penalty / config.beta
+        setup.charge("elementwise", 4 * len(setup.preferences))
+        reference = (reference[0] - price * lengths[0], reference[1] - price * lengths[1])
     yield {}
-    optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
-    batches = -(-len(pairs) // config.batch_size)
-    order = np.arange(len(pairs))
-    for step in setup.steps(config.epochs * batches):
-        if step % batches == 0:
-            order = setup.rng.permutation(len(pairs))
-        index = order[step % batches * config.batch_size :][: config.batch_size]
-        yield pair_step(setup, config, optimizer, pairs.take(index), ref_chosen[index], ref_rejected[index])
+
+    columns = (*reference, *(lengths if per_token else ()))
+    yield from train(setup, config, partial(losses, setup, config), *columns)
 
 
-def reference_logps(setup: Setup, prompts: Int, responses: Int, mask: Float) -> Float:
-    """(N,) summed log-probabilities under the reference."""
-    logprobs = setup.reference.logprobs(prompts, responses, mask)
-    setup.charge("sum", *logprobs.shape)
-    return np.asarray(logprobs.sum(axis=1))
-
-
-def pair_step(
+def losses(
     setup: Setup,
     config: DPOConfig,
-    optimizer: Optimizer,
-    pairs: PreferencePairs,
+    chosen: Float,
+    rejected: Float,
     ref_chosen: Float,
     ref_rejected: Float,
-) -> Metrics:
-    """One optimiser step on a batch of pairs; chosen and rejected share one forward pass."""
-    n = len(pairs)
-    prompts = np.concatenate([pairs.prompts, pairs.prompts])
-    responses = np.concatenate([pairs.chosen, pairs.rejected])
-    mask = np.concatenate([pairs.chosen_mask, pairs.rejected_mask])
-
-    logits = setup.policy.logits(prompts, responses, mask)
-    logprobs = categorical.token_logprobs(logits, responses) * mask
-    logps = logprobs.sum(axis=1)
-    loss = preference.dpo(
-        logps[:n], logps[n:], ref_chosen, ref_rejected, config.beta, label_smoothing=config.label_smoothing
+    *lengths: Float,
+) -> PairLoss:
+    """The loss of the configured type."""
+    kernel = "dpo" if config.loss_type == "sigmoid" else config.loss_type
+    setup.charge(kernel, len(chosen))
+    given = (chosen, rejected, ref_chosen, ref_rejected, *lengths)
+    loss = getattr(preference, kernel)(*given, config.beta, **options(config))
+    rewards = (
+        implicit_rewards(config.beta, chosen, ref_chosen),
+        implicit_rewards(config.beta, rejected, ref_rejected),
     )
-    d_logprobs = np.concatenate([loss.d_chosen, loss.d_rejected])[:, None] * mask
-    d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs, out=logits)
-    setup.charge("token_logprobs", *logits.shape)
-    setup.charge("elementwise", 2 * mask.size)
-    setup.charge("sum", *mask.shape)
-    setup.charge("dpo", n)
-    setup.charge("token_logprobs_backward", *logits.shape)
-    setup.policy.backward(d_logits)
-    progress = setup.progress()
-    optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.1))
+    return PairLoss(loss.loss, loss.d_chosen, loss.d_rejected, *rewards)
 
-    return {
-        "loss": float(loss.loss),
-        "rewards/chosen": mean(loss.chosen_rewards),
-        "rewards/rejected": mean(loss.rejected_rewards),
-        "rewards/margins": mean(loss.chosen_rewards) - mean(loss.rejected_rewards),
-        "rewards/accuracies": accuracy(loss.chosen_rewards, loss.rejected_rewards),
-        "logps/chosen": mean(logps[:n]),
-        "logps/rejected": mean(logps[n:]),
-    }
+
+def options(config: DPOConfig) -> dict[str, float]:
+    """What the loss takes beside beta."""
+    if config.loss_type == "discopop":
+        return {"tau": config.discopop_tau}
+    return {"label_smoothing": config.label_smoothing} if config.loss_type in SMOOTHED else {}

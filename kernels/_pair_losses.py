@@ -1,0 +1,298 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Jitted bodies of `preference`, those that share one loop over pairs; the rules are those of `_preference`.
+
+What a pair's loss is comes from `_pair_terms` as an argument of that loop, so that each loss is compiled with its own
+and none with another's. Where there is no reference, or there are no lengths, None stands for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import _pair_terms as terms
+from ._jit import jit
+from ._vecmath import BLOCK, add, inlined, vector_loops
+
+
+@inlined
+def _reward(logps, ref, lengths, beta, n):
+    """Of one response: beta log pi/ref, or the mean of it over the response's tokens."""
+    ratio = logps[n]
+    if ref is not None:
+        ratio = ratio - ref[n]
+    if lengths is not None:
+        ratio = ratio / lengths[n]
+    return beta * ratio
+
+
+@inlined
+def _slope(d, lengths, n):
+    if lengths is not None:
+        d = d / lengths[n]
+    return d
+
+
+@inlined
+def _part(values, part):
+    if values is not None:
+        values = values[part]
+    return values
+
+
+@inlined
+def _pairs_block(
+    term, chosen, rejected, ref_chosen, ref_rejected, lengths, others, beta, options, rate, up, down
+):
+    """Sum of the losses; lengths and others are those of the chosen and the rejected, rate is beta / N."""
+    vector_loops()
+    T = chosen.dtype.type
+    zero, one, loss = T(0.0), T(1.0), T(0.0)
+    for n in range(chosen.shape[0]):
+        higher = _reward(chosen, ref_chosen, lengths, beta, n)
+        lower = _reward(rejected, ref_rejected, others, beta, n)
+        value, d_higher, d_lower = term(higher, lower, options, zero, one)
+        loss = add(loss, value)
+        up[n] = _slope(rate * d_higher, lengths, n)
+        down[n] = _slope(rate * d_lower, others, n)
+    return loss
+
+
+@jit
+def pairs_mean(term, chosen, rejected, ref_chosen, ref_rejected, lengths, others, beta, options, up, down):
+    """Mean of `term` over pairs, its gradient to up and down."""
+    T = chosen.dtype.type
+    N = chosen.shape[0]
+    loss = np.float64(0.0)
+    for start in range(0, N, BLOCK):
+        part = slice(start, start + BLOCK)
+        loss = loss + _pairs_block(
+            term,
+            chosen[part],
+            rejected[part],
+            _part(ref_chosen, part),
+            _part(ref_rejected, part),
+            _part(lengths, part),
+            _part(others, part),
+            T(beta),
+            options,
+            T(beta / N),
+            up[part],
+            down[part],
+        )
+    return loss / np.float64(N)
+
+
+@jit
+def robust_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, label_smoothing, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(label_smoothing / (1.0 - 2.0 * label_smoothing)),)
+    return pairs_mean(
+        terms.robust,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def exo_pair_jit(
+    pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, label_smoothing, d_chosen, d_rejected
+):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (
+        T(np.log1p(-label_smoothing)),
+        T(np.log(label_smoothing)),
+        T(np.log((1.0 - label_smoothing) / label_smoothing)),
+    )
+    return pairs_mean(
+        terms.exo,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def discopop_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, tau, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(1.0 / tau),)
+    return pairs_mean(
+        terms.discovered,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def nca_pair_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(0.5),)
+    return pairs_mean(
+        terms.anchored,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def bco_pair_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, delta, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(delta),)
+    return pairs_mean(
+        terms.classified,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def sppo_hard_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(0.5), T(1.0 / (beta * beta)))
+    return pairs_mean(
+        terms.squared,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def apo_zero_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(0.0),)
+    return pairs_mean(
+        terms.apart,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def apo_down_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(0.0),)
+    return pairs_mean(
+        terms.lowered,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        None,
+        None,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def sigmoid_norm_jit(
+    pi_chosen,
+    pi_rejected,
+    ref_chosen,
+    ref_rejected,
+    chosen_lengths,
+    rejected_lengths,
+    beta,
+    d_chosen,
+    d_rejected,
+):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(0.0),)
+    return pairs_mean(
+        terms.per_token,
+        pi_chosen,
+        pi_rejected,
+        ref_chosen,
+        ref_rejected,
+        chosen_lengths,
+        rejected_lengths,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
+
+
+@jit
+def simpo_jit(pi_chosen, pi_rejected, chosen_lengths, rejected_lengths, beta, gamma, d_chosen, d_rejected):
+    """Writes d_chosen, d_rejected (N,)."""
+    T = pi_chosen.dtype.type
+    options = (T(gamma),)
+    return pairs_mean(
+        terms.per_token,
+        pi_chosen,
+        pi_rejected,
+        None,
+        None,
+        chosen_lengths,
+        rejected_lengths,
+        beta,
+        options,
+        d_chosen,
+        d_rejected,
+    )
