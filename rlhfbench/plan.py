@@ -21,9 +21,9 @@ DEFAULT_TASK = "sentences"
 EPISODES, TRANSFORMER_EPISODES, DATA_EPISODES = 1024, 512, 256
 """Replies that an evaluation looks at: a transformer's cost more, those of a file are judged."""
 SHARED_SOURCES = (
-    *("compute.py", "data.py", "evaluation.py", "kl_control.py", "metrics.py", "optimizer.py"),
-    *("policy_choice.py", "prepare.py", "reward_models.py", "run.py", "schedules.py", "seeding.py"),
-    *("sft.py", "text.py", "tokenizer.py", "policies", "rewards", "tasks"),
+    *("compute.py", "data.py", "evaluation.py", "kl_control.py", "kl_penalty.py", "metrics.py"),
+    *("optimizer.py", "policy_choice.py", "prepare.py", "reward_models.py", "rollouts.py", "run.py"),
+    *("schedules.py", "seeding.py", "sft.py", "text.py", "tokenizer.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""
 
@@ -68,7 +68,13 @@ class Plan:
             missing = [a for a in self.arms if (a.label, seed) not in have]
             if missing:
                 manifests = tuple(
-                    {"inputs": self.inputs[a.label, seed], "typed": a.source, "world": world} for a in missing
+                    {
+                        "inputs": self.inputs[a.label, seed],
+                        "typed": a.source,
+                        "world": world,
+                        "cautions": a.cautions,
+                    }
+                    for a in missing
                 )
                 arms = tuple((a.source, a.label) for a in missing)
                 work.append(Job(self.world, seed, arms, manifests, str(self.store.root)))

@@ -19,7 +19,17 @@ ARMS = [
     "dpo:epochs=1,batch_size=3,label_smoothing=0.1,max_grad_norm=0",
     "ppo:updates=2,batch_size=4,num_ppo_epochs=2",
     "ppo:updates=2,batch_size=4,whiten_rewards=true,max_grad_norm=0,kl_controller=ziegler",
+    "ppo:updates=2,batch_size=4,kl=k3:reward",
+    "ppo:updates=2,batch_size=4,kl=full:loss",
     "reinforce:updates=2,batch_size=4",
+    "reinforce@plusplus:updates=2,batch_size=4,kl=k2:loss",
+    "reinforce:updates=2,batch_size=4,kl=full:reward",
+    "rloo:updates=2,batch_size=4,num_generations=2",
+    "rloo:updates=2,batch_size=4,num_generations=2,num_iterations=2,kl=k3:loss",
+    "grpo:updates=2,batch_size=4,num_generations=2,num_iterations=2",
+    "grpo:updates=2,batch_size=4,num_generations=4,variant=dr_grpo,kl=k1:reward",
+    "grpo:updates=2,batch_size=4,num_generations=2,variant=dapo,kl=full:loss",
+    "grpo:updates=2,batch_size=4,num_generations=2,variant=gspo,beta=0",
     "best_of_n:n=3",
 ]
 
