@@ -59,7 +59,10 @@ LAYERS = {
     "rlhfbench.schedules": "",
     "rlhfbench.kl_penalty": "kernels.* types",
     "rlhfbench.rollouts": "kernels.* kl_penalty metrics types",
-    "rlhfbench.algorithms.*": "kernels.* errors kl_control kl_penalty metrics options rollouts schedules types",
+    "rlhfbench.selection": "options types",
+    "rlhfbench.algorithms.*": (
+        "kernels.* errors kl_control kl_penalty metrics options rollouts schedules selection types"
+    ),
     "rlhfbench.policies": "",
     "rlhfbench.policies.*": f"{KERNELS} policies.* types",
     "rlhfbench.rewards": "",
