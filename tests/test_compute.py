@@ -30,6 +30,9 @@ ARMS = [
     "grpo:updates=2,batch_size=4,num_generations=4,variant=dr_grpo,kl=k1:reward",
     "grpo:updates=2,batch_size=4,num_generations=2,variant=dapo,kl=full:loss",
     "grpo:updates=2,batch_size=4,num_generations=2,variant=gspo,beta=0",
+    "raft:updates=2,batch_size=4,num_generations=2,num_epochs=2",
+    "raft:updates=2,batch_size=4,num_generations=2,beta=0.1",
+    "online_dpo:updates=2,batch_size=4",
     "best_of_n:n=3",
 ]
 
