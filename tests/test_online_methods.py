@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_worlds import two_policies
+from small_worlds import directional, two_policies
 
 from rlhfbench.algorithms import grpo, reinforce
 from rlhfbench.algorithms.online_dpo import OnlineDPOConfig, online_dpo
