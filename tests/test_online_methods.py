@@ -12,6 +12,7 @@ from rlhfbench.algorithms import grpo, reinforce
 from rlhfbench.algorithms.online_dpo import OnlineDPOConfig, online_dpo
 from rlhfbench.cli import main
 from rlhfbench.errors import InputError
+from rlhfbench.kl_penalty import KINDS
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.rollouts import collect, groups
@@ -112,6 +113,16 @@ def test_without_a_penalty_the_reference_is_not_asked(name):
     world = prepare(load_task("words"), "tabular", 0, 64)
     assert run(world, parse_arm(f"{text},beta=0")).compute["by_phase"].get("ref", 0) == 0
     assert run(world, parse_arm(f"{text},beta=0.1")).compute["by_phase"]["ref"] > 0
+
+
+@pytest.mark.parametrize("policy", ["tabular", "transformer"])
+def test_every_penalty_can_be_paid_by_every_policy(policy):
+    world = prepare(load_task("words"), policy, 0, 64)
+    for kl in KINDS:
+        arm = parse_arm(f"grpo:updates=2,batch_size=32,num_iterations=2,kl={kl}", policy=policy)
+        result = run(world, arm)
+        assert result.status == "done", result.message
+        assert result.kl > 0
 
 
 def test_a_second_step_on_the_same_replies_is_clipped_by_its_own_ratio():

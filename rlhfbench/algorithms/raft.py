@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import from_logits
+from kernels import categorical
 
 from ..metrics import mean
 from ..options import require
-from ..rollouts import Episodes, collect, episode_metrics, groups, penalised_scores
+from ..rollouts import Episodes, collect, episode_metrics, groups, penalised_scores, token_weights
 from ..schedules import Schedule, scheduled
 from ..types import Metrics, Optimizer, Setup, register
 
@@ -85,16 +85,17 @@ def raft(setup: Setup, config: RAFTConfig) -> Iterator[Metrics]:
         best = np.arange(0, B, K) + ranked_by.reshape(-1, K).argmax(axis=1)
         kept = episodes.take(best)
         for _ in range(config.num_epochs):
-            loss = fine_tune(setup, config, optimizer, kept)
-        yield episode_metrics(episodes, config.beta) | {"loss": loss, "reward/kept": mean(kept.scores)}
+            fine_tune(setup, config, optimizer, kept)
+        yield episode_metrics(episodes, config.beta) | {"reward/kept": mean(kept.scores)}
 
 
-def fine_tune(setup: Setup, config: RAFTConfig, optimizer: Optimizer, kept: Episodes) -> float:
-    """One optimiser step on the mean negative log-likelihood of the kept tokens, which it returns."""
+def fine_tune(setup: Setup, config: RAFTConfig, optimizer: Optimizer, kept: Episodes) -> None:
+    """One optimiser step on the mean negative log-likelihood of the kept tokens."""
     logits = setup.policy.logits(*kept.replies)
-    found = from_logits.sft_from_logits(logits, kept.responses, kept.mask, out=logits)
-    setup.charge("sft_from_logits", int(np.count_nonzero(kept.mask)), logits.shape[-1])
-    setup.policy.backward(found.d_logits)
+    d_logprobs = -token_weights(setup, kept.mask, "bnpo")
+    d_logits = categorical.token_logprobs_backward(logits, kept.responses, d_logprobs, out=logits)
+    setup.charge("elementwise", kept.mask.size)
+    setup.charge("token_logprobs_backward", *logits.shape)
+    setup.policy.backward(d_logits)
     progress = setup.progress()
     optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.1))
-    return float(found.loss)
