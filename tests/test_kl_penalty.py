@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from glob import glob
+from pathlib import Path
+
 import numpy as np
 import pytest
 from small_worlds import directional, listed, setup_of, two_policies
 
 from rlhfbench import oracle
+from rlhfbench.harness import compare
 from rlhfbench.kl_penalty import KINDS, PENALISED, cautions, estimates, in_loss
 from rlhfbench.registry import parse_arm
+from rlhfbench.results import load_run
 from rlhfbench.rollouts import Episodes, logit_gradient, penalised_scores
+from rlhfbench.show import run_blocks
 
 
 def expected_gradient(kl, policy, reference, replies):
@@ -125,3 +131,18 @@ def test_a_person_is_told_what_is_penalised(algorithm):
         assert parse_arm(f"{algorithm}:kl={kl},beta=0").cautions == []
     assert cautions(parse_arm("ppo").config) == []
     assert parse_arm("best_of_n").cautions == []
+
+
+def test_what_is_penalised_is_said_once_and_kept_with_the_run(tmp_path):
+    said, out = [], tmp_path / "runs"
+    arms = ["grpo:updates=1,batch_size=16", "reinforce:updates=1,batch_size=16"]
+    comparison = compare(
+        arms, task="words", policy="tabular", seeds=1, jobs=0, out=str(out), watch=said.append
+    )
+    (plan,) = (event for event in said if event["kind"] == "plan")
+    assert plan["cautions"]["reinforce"] == []
+    assert "KL(ref || pi)" in plan["cautions"]["grpo"][0]
+    for folder in map(Path, sorted(glob(f"{comparison.folder}/runs/*"))):
+        manifest, result = load_run(folder)
+        shown = " ".join(str(getattr(block, "text", "")) for block in run_blocks(manifest, result))
+        assert ("KL(ref || pi)" in shown) == ("grpo" in folder.name)
