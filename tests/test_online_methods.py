@@ -159,7 +159,7 @@ def test_raft_learns_from_the_best_of_each_group_alone():
 
 def test_online_dpo_prefers_what_the_reward_model_prefers():
     world = World()
-    metrics = next(iter(online_dpo(world, OnlineDPOConfig(updates=1, batch_size=B))))
+    metrics = next(iter(online_dpo(world, OnlineDPOConfig(updates=1, batch_size=B, beta=0.1))))
     again = World()
     episodes = collect(again, groups(again, B, 2))
 

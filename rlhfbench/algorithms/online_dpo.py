@@ -29,7 +29,8 @@ class OnlineDPOConfig:
     Parameters
     ----------
     updates : int
-        Batches of pairs, one optimiser step each. Chosen for the default world.
+        Batches of pairs, one optimiser step each. Chosen for the default world, as are the learning rate and beta;
+        `docs/methods.md` has the figures.
     batch_size : int
         Replies an update, two to each prompt.
     learning_rate : float
@@ -39,17 +40,18 @@ class OnlineDPOConfig:
     warmup_ratio : float
         Share of the updates over which it rises first.
     beta : float
-        Inverse temperature of the implicit reward, as DPO's. Guo et al. 2024, TRL: .1.
+        Inverse temperature of the implicit reward, as DPO's. Guo et al. 2024, TRL: .1; with that and .3 the default
+        world's reward model is over-optimised.
     max_grad_norm : float
         Gradient clipping; 0 is off.
     """
 
-    updates: int = 160
+    updates: int = 80
     batch_size: int = 256
-    learning_rate: float = 0.03
+    learning_rate: float = 0.06
     lr_scheduler_type: Schedule = "linear"
     warmup_ratio: float = 0.0
-    beta: float = 0.1
+    beta: float = 2.0
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
