@@ -68,10 +68,12 @@ def test_rm_training(world: Prepared, benchmark: Any) -> None:
 
 @pytest.mark.benchmark(min_rounds=3, max_time=2)
 @pytest.mark.parametrize(
-    "arm", ["ppo:updates=4", "dpo:epochs=1", "reinforce:updates=4"], ids=["ppo", "dpo", "reinforce"]
+    "arm",
+    ["ppo:updates=4", "dpo:epochs=1", "reinforce:updates=4", "grpo:updates=4"],
+    ids=["ppo", "dpo", "reinforce", "grpo"],
 )
 def test_training(world: Prepared, arm: str, benchmark: Any) -> None:
-    """Four updates of PPO and REINFORCE, one epoch of DPO, and two evaluations."""
+    """Four updates of PPO, REINFORCE and GRPO, one epoch of DPO, and two evaluations."""
     assert run(world, parse_arm(arm), checkpoints=1).status == "done"
     benchmark.group = f"train, {world.task.name}"
     benchmark(run, world, parse_arm(arm), checkpoints=1)

@@ -19,6 +19,7 @@ from rlhfbench.optimizer import AdamW
 from rlhfbench.pair_training import pair_step
 from rlhfbench.policies.transformer import TransformerPolicy
 from rlhfbench.rewards.transformer import TransformerRewardModel
+from rlhfbench.rollouts import collect
 from rlhfbench.types import Float, Int, PreferencePairs
 
 Call = Callable[[], Any]
@@ -44,7 +45,7 @@ SIZES = {"width 64": Size(), "width 32": Size(width=32, vocab=64)}
 
 @dataclass
 class Setup:
-    """What `pair_step`, `ppo.collect` and `ppo.minibatch_step` ask for; `done` is the work of each kind."""
+    """What `pair_step`, `rollouts.collect` and `ppo.minibatch_step` ask for; `done` is the work of each kind."""
 
     policy: TransformerPolicy
     reference: TransformerPolicy
@@ -152,9 +153,12 @@ def ppo_update(setup: Setup, size: Size) -> Call:
     optimizer = setup.optimizer(LEARNING_RATE, max_grad_norm=config.max_grad_norm)
 
     def update() -> list[float]:
-        episodes, _ = ppo.collect(setup, config, config.beta)
+        episodes = collect(setup, setup.prompts(config.batch_size))
+        targets = ppo.advantages_and_returns(setup, config, episodes, config.beta)
         steps = [
-            ppo.minibatch_step(setup, config, optimizer, episodes.take(index))
+            ppo.minibatch_step(
+                setup, config, optimizer, episodes.take(index), targets.take(index), config.beta
+            )
             for index in ppo.minibatches(setup, config)
         ]
         return [step["loss/policy_avg"] + config.vf_coef * step["loss/value_avg"] for step in steps]

@@ -125,6 +125,7 @@ def carry_out(plan: Plan, *, jobs: int | None, watch: Watch | None) -> Compariso
             "to_run": len(plan.keys) - reused,
             "workers": workers,
             "folder": str(plan.store.root),
+            "cautions": {a.label: a.cautions for a in plan.arms},
         }
     )
     lost, interrupted = run_missing(plan, plan.jobs(have), have, workers, watch)

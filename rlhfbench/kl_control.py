@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from math import exp, log
+from typing import Literal, Protocol, TypeAlias
+
+Controller: TypeAlias = Literal["fixed", "ziegler", "doubling", "schulman17", "dual"]
 
 
 class KLControl(Protocol):
@@ -55,8 +58,43 @@ class Doubling:
             self.beta = max(self.beta / 2.0, min(self.low, self.beta))  # a beta that began below stays there
 
 
+@dataclass
+class Schulman17:
+    """beta doubles above 1.5 times the target and halves below the target over 1.5; Schulman et al. 2017, section 4."""
+
+    beta: float
+    target: float
+    low: float
+    high: float
+
+    def update(self, kl: float, episodes: int) -> None:
+        if kl > 1.5 * self.target:
+            self.beta = min(2.0 * self.beta, self.high)
+        elif kl < self.target / 1.5:
+            self.beta = max(self.beta / 2.0, min(self.low, self.beta))
+
+
+@dataclass
+class Dual:
+    """log beta += (kl - target) * episodes / horizon: ascent of the dual of "score, subject to KL at most target".
+
+    Where beta is the multiplier of that constraint, its derivative is kl - target. In log beta it stays above 0. Unlike
+    `ziegler` it moves in proportion to the excess in nats, however large that is.
+    """
+
+    beta: float
+    target: float
+    horizon: float
+    low: float
+    high: float
+
+    def update(self, kl: float, episodes: int) -> None:
+        moved = log(max(self.beta, self.low)) + (kl - self.target) * episodes / self.horizon
+        self.beta = exp(min(max(moved, log(self.low)), log(self.high)))
+
+
 def controller(
-    kind: Literal["fixed", "ziegler", "doubling"],
+    kind: Controller,
     beta: float,
     *,
     target: float,
@@ -69,4 +107,8 @@ def controller(
         return Fixed(beta)
     if kind == "ziegler":
         return Ziegler(beta, target, horizon, low, high)
+    if kind == "dual":
+        return Dual(beta, target, horizon, low, high)
+    if kind == "schulman17":
+        return Schulman17(beta, target, low, high)
     return Doubling(beta, target, low, high)

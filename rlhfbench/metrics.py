@@ -17,6 +17,11 @@ def sequence_mean(values: Float) -> float:
     return float(np.sum(values, axis=1).mean())
 
 
+def sequence_difference(one: Float, two: Float) -> float:
+    """Mean over sequences of the sum over tokens of `one` less `two`; both (B, T) with 0 on padding."""
+    return float(np.sum(one - two, axis=1).mean())
+
+
 def accuracy(higher: Float, lower: Float) -> float:
     """Share of entries where `higher` is above `lower`; ties count half."""
     return float(np.mean(higher > lower) + 0.5 * np.mean(higher == lower))

@@ -63,7 +63,7 @@ class AdamW:
             self.count()
 
     def _clip(self) -> None:
-        norm = optim.global_norm(self.grads)
+        norm = float(optim.global_norm(self.grads))
         self._charge("global_norm")
         if norm > self.max_grad_norm:
             self.grads *= self.grads.dtype.type(self.max_grad_norm / norm)

@@ -22,17 +22,10 @@ DEFAULT_TASK = "sentences"
 EPISODES, TRANSFORMER_EPISODES, DATA_EPISODES = 1024, 512, 256
 """Replies that an evaluation looks at: a transformer's cost more, those of a file are judged."""
 SHARED_SOURCES = (
-    *(
-        "compute.py",
-        "data.py",
-        "evaluation.py",
-        "kl_control.py",
-        "metrics.py",
-        "optimizer.py",
-        "pair_training.py",
-    ),
-    *("policy_choice.py", "prepare.py", "reward_models.py", "run.py", "schedules.py", "seeding.py"),
-    *("sft.py", "text.py", "tokenizer.py", "policies", "rewards", "tasks"),
+    *("compute.py", "data.py", "evaluation.py", "kl_control.py", "kl_penalty.py", "metrics.py"),
+    *("optimizer.py", "pair_training.py", "policy_choice.py", "prepare.py", "reward_models.py"),
+    *("rollouts.py", "run.py", "schedules.py", "seeding.py", "selection.py", "sft.py", "text.py"),
+    *("tokenizer.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""
 
@@ -83,6 +76,7 @@ class Plan:
                         "typed": a.source,
                         "world": world,
                         "gates_lifted": list(self.gates.lifted),
+                        "cautions": a.cautions,
                     }
                     for a in missing
                 )

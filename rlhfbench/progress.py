@@ -157,6 +157,8 @@ def plan_lines(event: Event) -> Iterator[str]:
     where = "in this process" if workers == 0 else f"in {counted(workers, 'worker process')}"
     run = f"{event['to_run']} to run {where}" if event["to_run"] else "nothing to run"
     yield f"runs: {event['reused']} reused from {event['folder']}, {run}"
+    for label, lines in event["cautions"].items():
+        yield from (f"warning: {label}: {line}" for line in lines)
 
 
 def diagnostics(metrics: dict[str, float]) -> str:

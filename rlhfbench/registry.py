@@ -39,6 +39,11 @@ class Arm:
     file: Path
     """Where the algorithm's code is; its hash is part of a run's key."""
 
+    @property
+    def cautions(self) -> list[str]:
+        """What a person should know before it runs with this configuration."""
+        return [] if self.spec.cautions is None else self.spec.cautions(self.config)
+
 
 def builtin_names(folder: str) -> list[str]:
     """Names of the files of `folder`, as people type them."""

@@ -33,6 +33,7 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
     config = inputs.get("config")
     if isinstance(config, dict):
         blocks.append(Note(", ".join(f"{name}={value}" for name, value in config.items()), "dim"))
+    blocks += [Note(f"Note: {line}.", "yellow") for line in manifest.get("cautions", ())]
     if result.curve:
         blocks += [points_sheet(result, gold), diagnostics_sheet(result)]
         hacked, reason = reward_hacking(result.curve)

@@ -233,6 +233,7 @@ class AlgorithmSpec:
     function: Algorithm
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     policy_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cautions: Callable[[Any], list[str]] | None = None
 
 
 def register(
@@ -242,6 +243,7 @@ def register(
     needs: set[Need] | frozenset[Need] = frozenset(),
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     policy_defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    cautions: Callable[[Any], list[str]] | None = None,
 ) -> Callable[[F], F]:
     """Mark a generator function `(setup, config) -> Iterator[Metrics]` as the algorithm `name`.
 
@@ -257,12 +259,21 @@ def register(
         `name@preset` overrides these fields.
     policy_defaults : mapping, optional
         With the policy of this name, such as "transformer", these fields have other defaults.
+    cautions : callable (configuration) -> list of str, optional
+        What a person should know before a run with this configuration; shown once, and kept with the run.
     """
 
     def mark(function: F) -> F:
-        function.spec = AlgorithmSpec(  # type: ignore[attr-defined]
-            name, config, frozenset(needs), function, dict(presets or {}), dict(policy_defaults or {})
+        spec = AlgorithmSpec(
+            name,
+            config,
+            frozenset(needs),
+            function,
+            dict(presets or {}),
+            dict(policy_defaults or {}),
+            cautions,
         )
+        function.spec = spec  # type: ignore[attr-defined]
         return function
 
     return mark

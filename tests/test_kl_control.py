@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhfbench.kl_control import Doubling, Fixed, Ziegler, controller
+from rlhfbench import oracle
+from rlhfbench.kl_control import Controller, Doubling, Dual, Fixed, Schulman17, Ziegler, controller
 
 kls = st.floats(0, 1e6)
 betas = st.floats(1e-3, 10)
@@ -24,8 +26,9 @@ def ziegler(beta: float = 0.1, target: float = 6.0, horizon: float = 10_000.0, *
 
 def test_each_kind_has_its_controller() -> None:
     options: dict[str, Any] = {"target": 6.0, "horizon": 10_000.0, **BOUNDS}
-    kinds = {kind: controller(kind, 0.1, **options) for kind in ("fixed", "ziegler", "doubling")}
-    assert [type(c) for c in kinds.values()] == [Fixed, Ziegler, Doubling]
+    names: tuple[Controller, ...] = get_args(Controller)
+    kinds = {kind: controller(kind, 0.1, **options) for kind in names}
+    assert [type(c) for c in kinds.values()] == [Fixed, Ziegler, Doubling, Schulman17, Dual]
     assert {c.beta for c in kinds.values()} == {0.1}
 
 
@@ -79,10 +82,15 @@ def test_ziegler_is_monotone_in_kl(beta: float, target: float, n: int, one: floa
 def test_adaptive_betas_stay_within_their_bounds(
     beta: float, target: float, seen: list[tuple[float, int]]
 ) -> None:
-    for control in (Ziegler(beta, target, 100.0, **BOUNDS), Doubling(beta, target, **BOUNDS)):
+    for control in (
+        Ziegler(beta, target, 100.0, **BOUNDS),
+        Doubling(beta, target, **BOUNDS),
+        Schulman17(beta, target, **BOUNDS),
+        Dual(beta, target, 100.0, **BOUNDS),
+    ):
         for kl, n in seen:
             control.update(kl, n)
-            assert BOUNDS["low"] <= control.beta <= BOUNDS["high"]
+            assert BOUNDS["low"] * (1 - 1e-12) <= control.beta <= BOUNDS["high"] * (1 + 1e-12)
 
 
 @given(targets, st.floats(0.5, 1.0))
@@ -113,3 +121,48 @@ def test_doubling_reaches_its_bounds_and_comes_back() -> None:
     assert control.beta == 1e-3
     control.update(7.0, 64)
     assert control.beta == 2e-3
+
+
+@given(targets, st.floats(1 / 1.5, 1.5))
+def test_schulman17_rests_within_a_factor_of_one_and_a_half(target: float, share: float) -> None:
+    control = Schulman17(0.1, target, **BOUNDS)
+    control.update(min(max(share * target, target / 1.5), 1.5 * target), 64)
+    assert control.beta == 0.1
+    control.update(1.51 * target, 64)
+    assert control.beta == 0.2
+    control.update(0.66 * target, 64)
+    assert control.beta == 0.1
+
+
+@given(betas, targets, episodes)
+def test_dual_rests_at_its_target(beta: float, target: float, n: int) -> None:
+    control = Dual(beta, target, 10_000.0, **BOUNDS)
+    control.update(target, n)
+    assert control.beta == pytest.approx(beta)
+
+
+@given(st.floats(0.01, 1), targets, st.floats(-0.5, 0.5), st.integers(1, 1000))
+def test_dual_moves_log_beta_by_the_excess_in_nats_and_by_episodes(
+    beta: float, target: float, excess: float, n: int
+) -> None:
+    """In one batch of n episodes or in n of one, it goes as far, and back again."""
+    once, often = (Dual(beta, target, 1000.0, **BOUNDS) for _ in range(2))
+    once.update(target + excess, n)
+    for _ in range(n):
+        often.update(target + excess, 1)
+    assert once.beta == pytest.approx(beta * math.exp(excess * n / 1000))
+    assert often.beta == pytest.approx(once.beta)
+    once.update(target - excess, n)
+    assert once.beta == pytest.approx(beta)
+
+
+def test_dual_ascent_finds_the_beta_whose_optimum_has_the_target_kl() -> None:
+    """Where the policy is the optimum at each beta, the multiplier converges to that of the constraint."""
+    scores = np.linspace(-2, 2, 50)[None]
+    logp = np.full((1, 50), -math.log(50))
+    control = Dual(0.05, 0.5, 64.0, **BOUNDS)
+    for _ in range(200):
+        tilted, _ = oracle.optimum(logp, scores, control.beta)
+        kl = oracle.kl_divergence(tilted, logp)
+        control.update(kl, 64)
+    assert kl == pytest.approx(0.5, abs=1e-6)

@@ -58,7 +58,12 @@ LAYERS = {
     "rlhfbench.algorithms": "",
     "rlhfbench.schedules": "",
     "rlhfbench.pair_training": "kernels.* metrics options schedules types",
-    "rlhfbench.algorithms.*": "kernels.* errors kl_control metrics options pair_training schedules types",
+    "rlhfbench.kl_penalty": "kernels.* types",
+    "rlhfbench.rollouts": "kernels.* kl_penalty metrics types",
+    "rlhfbench.selection": "options types",
+    "rlhfbench.algorithms.*": (
+        "kernels.* errors kl_control kl_penalty metrics options pair_training rollouts schedules selection types"
+    ),
     "rlhfbench.policies": "",
     "rlhfbench.policies.*": f"{KERNELS} policies.* types",
     "rlhfbench.rewards": "",

@@ -1,17 +1,15 @@
-"""Exact identities on tasks whose replies can be listed (the numbers E1, E2, E3, E7 of the field)."""
+"""Exact identities on tasks whose replies can be listed (the numbers E1, E2, E3 of the field)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from kernels import policy_gradient
 from rlhfbench import oracle
 from rlhfbench.errors import InputError
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.run import run
-from rlhfbench.sft import make_policy
 
 
 @pytest.fixture(scope="module", params=["words", "sentences-small:pairs=200,demos=200"])
@@ -75,58 +73,6 @@ def test_best_of_n_sampler_follows_the_exact_distribution():
     counts = np.bincount(rollout.responses @ [8, 1], minlength=64) / n
     expected = np.exp(oracle.best_of_n(logp, scores, 4))[0]
     np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(0.25 / n))
-
-
-def policy_gradient_of(policy, replies, rewards):
-    """Exact expected gradient E_pi[reward * grad log pi] over all replies of all prompts; rewards (N, T) per token."""
-    from kernels import categorical
-
-    mask = replies.mask.astype(policy.params.dtype)
-    logits = policy.logits(replies.prompts, replies.responses, mask)
-    logprobs = categorical.token_logprobs(logits, replies.responses)
-    probability = np.exp((logprobs * mask).sum(axis=1, keepdims=True)) / replies.n_prompts
-    to_go = np.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]  # what comes after a token is all it can influence
-    d = probability * to_go * mask
-    policy.grads[:] = 0
-    policy.backward(categorical.token_logprobs_backward(logits, replies.responses, d))
-    return policy.grads.copy()
-
-
-def test_a_state_level_kl_as_reward_has_no_gradient_and_k1_has_the_right_one():
-    """The lesson's toy subtracts beta KL(state) from the reward: of one-token replies that is a constant."""
-    from kernels import categorical
-
-    task = load_task("words")
-    replies = oracle.all_replies(task)
-    one = np.zeros_like(replies.mask)
-    one[:, 0] = 1  # one-token replies, as in the lesson
-    replies = oracle.Replies(replies.prompts, replies.responses, one, replies.n_prompts)
-    first = replies.responses[:, 1] == 0  # one of each
-    replies = oracle.Replies(replies.prompts[first], replies.responses[first], one[first], replies.n_prompts)
-    policy = make_policy("tabular", task)
-    policy.params = policy.params.astype(float)
-    policy.grads = policy.grads.astype(float)
-    policy._base, policy._row = policy._base.astype(float), policy._row.astype(float)
-    policy._bind()
-    policy.params[:] = np.random.default_rng(0).normal(size=policy.params.size)
-    reference = policy.clone()
-    reference.params[:] = np.random.default_rng(1).normal(size=policy.params.size)
-
-    mask = replies.mask.astype(float)
-    inputs = (replies.prompts, replies.responses, mask)
-    ref_logits = reference.logits(*inputs)
-    logits = policy.logits(*inputs)
-    state_kl = categorical.kl_divergence(logits, ref_logits) * mask
-    assert np.abs(policy_gradient_of(policy, replies, state_kl)).max() < 1e-15
-
-    k1 = policy_gradient.k1(policy.logprobs(*inputs), reference.logprobs(*inputs)) * mask
-    gradient = policy_gradient_of(policy, replies, k1)
-    logits = policy.logits(*inputs)
-    weight = mask / (8 * replies.n_prompts)
-    policy.grads[:] = 0
-    policy.backward(categorical.kl_divergence_backward(logits, ref_logits, weight))
-    np.testing.assert_allclose(gradient, policy.grads, atol=1e-12)
-    assert np.abs(gradient).max() > 1e-3
 
 
 def test_ppo_reaches_the_closed_form_optimum_within_one_percent():

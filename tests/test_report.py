@@ -210,6 +210,7 @@ PLAN = {
     "policy": "tabular",
     "budget": 2_000_000_000,
     "folder": "runs",
+    "cautions": {"ppo": ["beware"]},
 }
 
 
@@ -223,6 +224,7 @@ def test_the_plan_is_said() -> None:
     text = "\n".join(said)
     assert "at most 2.00 GFLOP a run" in text
     assert "2 to run in 1 worker process" in text
+    assert "warning: ppo: beware" in said
 
 
 def test_the_kl_monitor_warns_once_at_each_line() -> None:

@@ -1,18 +1,18 @@
 """Best-of-n: no training; sample n replies from the reference and serve the one the RM likes best.
 
-Stiennon et al. 2020 (arXiv:2009.01325). Its cost at serving time is its cost. KL(best-of-n || reference) is at most
-log n - (n - 1)/n, with equality only where no two scores tie (Beirami et al. 2024, arXiv:2401.01879).
+Stiennon et al. 2020 (arXiv:2009.01325). Its cost at serving time is its cost. `rlhfbench.selection` has what it gives
+for every n from one set of samples, and the bound on its KL.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..options import require
+from ..selection import best_of_n_kl_bound
 from ..types import Float, Int, Metrics, Policy, RewardModel, Rollout, Setup, register
 
 
@@ -37,7 +37,7 @@ class BestOfN:
 
     def __init__(self, policy: Policy, reward_model: RewardModel, n: int) -> None:
         self.policy, self.reward_model, self.n = policy, reward_model, n
-        self.kl_bound = math.log(n) - (n - 1) / n
+        self.kl_bound = best_of_n_kl_bound(n)
 
     def sample(self, prompts: Int, uniforms: Float) -> Rollout:
         """The best of n replies a prompt; the first uses `uniforms` (B, T), the others a stream seeded by them."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from kernels import categorical, policy_gradient
 
-from ..kl_control import controller
-from ..metrics import mean, sequence_mean
+from ..kl_control import Controller, controller
+from ..kl_penalty import KL, cautions, estimates, in_loss
+from ..metrics import mean
 from ..options import require
+from ..rollouts import Episodes, collect, episode_metrics, logit_gradient, token_weights
 from ..schedules import Schedule, scheduled
 from ..types import Float, Int, Metrics, Optimizer, Setup, register
 
@@ -47,12 +48,15 @@ class PPOConfig:
     beta : float
         Weight of the KL penalty, in RM-score units (reference standard deviations) per nat. Chosen for the default
         world, where .1 and below over-optimise.
-    kl_controller : {"fixed", "ziegler", "doubling"}
-        What becomes of beta between updates.
+    kl : {"k1:reward", "k2:reward", "k3:reward", "full:reward", "k1:loss", "k2:loss", "k3:loss", "full:loss"}
+        Which estimate of the KL, and where; see `rlhfbench.kl_penalty`. Ziegler et al. 2019 and TRL: k1:reward. In the
+        loss it is a mean over tokens, as the rest of it.
+    kl_controller : {"fixed", "ziegler", "doubling", "schulman17", "dual"}
+        What becomes of beta between updates; see `rlhfbench.kl_control`.
     kl_target : float
         Sequence KL in nats that an adaptive controller aims at. TRL 0.11: 6.
     kl_horizon : float
-        Episodes over which `ziegler` adapts. TRL 0.11: 10,000.
+        Episodes over which `ziegler` and `dual` adapt. TRL 0.11: 10,000.
     beta_min, beta_max : float
         Bounds of an adaptive beta.
     kl_early_stop : float
@@ -78,7 +82,8 @@ class PPOConfig:
     lr_scheduler_type: Schedule = "linear"
     warmup_ratio: float = 0.0
     beta: float = 0.3
-    kl_controller: Literal["fixed", "ziegler", "doubling"] = "fixed"
+    kl: KL = "k1:reward"
+    kl_controller: Controller = "fixed"
     kl_target: float = 6.0
     kl_horizon: float = 10_000.0
     beta_min: float = 1e-3
@@ -120,22 +125,25 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """One rollout batch, with what PPO's losses hold fixed; arrays (B, T)."""
+class Targets:
+    """What PPO's losses hold fixed beside the episodes; arrays (B, T)."""
 
-    prompts: Int
-    responses: Int
-    mask: Float
-    logprobs: Float
     values: Float
     advantages: Float
     returns: Float
 
-    def take(self, index: Int) -> Episodes:
-        return Episodes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+    def take(self, index: Int) -> Targets:
+        return Targets(self.values[index], self.advantages[index], self.returns[index])
 
 
-@register("ppo", PPOConfig, needs={"reward_model"}, presets=PRESETS, policy_defaults=POLICY_DEFAULTS)
+@register(
+    "ppo",
+    PPOConfig,
+    needs={"reward_model"},
+    presets=PRESETS,
+    policy_defaults=POLICY_DEFAULTS,
+    cautions=cautions,
+)
 def ppo(setup: Setup, config: PPOConfig) -> Iterator[Metrics]:
     """Maximise the RM score minus beta times the KL to the reference."""
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
@@ -148,34 +156,34 @@ def ppo(setup: Setup, config: PPOConfig) -> Iterator[Metrics]:
         high=config.beta_max,
     )
     for _ in setup.steps(config.updates):
-        episodes, rollout_metrics = collect(setup, config, control.beta)
+        episodes = collect(setup, setup.prompts(config.batch_size))
+        targets = advantages_and_returns(setup, config, episodes, control.beta)
         steps = []
         for index in minibatches(setup, config):
-            steps.append(minibatch_step(setup, config, optimizer, episodes.take(index)))
+            batch = episodes.take(index), targets.take(index)
+            steps.append(minibatch_step(setup, config, optimizer, *batch, control.beta))
             if config.kl_early_stop and steps[-1]["policy/approxkl_avg"] > 1.5 * config.kl_early_stop:
                 break
+        rollout_metrics = episode_metrics(episodes, control.beta)
         control.update(rollout_metrics["objective/kl"], config.batch_size)
         yield rollout_metrics | {name: mean(np.array([s[name] for s in steps])) for name in steps[0]}
 
 
-def collect(setup: Setup, config: PPOConfig, beta: float) -> tuple[Episodes, Metrics]:
-    """Sample a rollout batch and turn its scores and KL into advantages and returns."""
-    prompts = setup.prompts(config.batch_size)
-    rollout = setup.policy.sample(prompts, setup.rng.random((config.batch_size, setup.policy.max_length)))
-    responses, mask = rollout.responses, rollout.mask
-    scores = setup.reward_model.score(prompts, responses, mask)
-    values = setup.policy.values(prompts, responses, mask)
-    ref_logprobs = setup.reference.logprobs(prompts, responses, mask)
-
-    # The penalty uses the log-ratio of each sampled token (k1): in the reward, that is the one estimator whose
-    # expected gradient is the gradient of KL(policy || reference). A KL summed over the vocabulary would be a
-    # constant of the state, with expected gradient zero.
-    kl = policy_gradient.k1(rollout.logprobs, ref_logprobs) * mask
-    rewards = -beta * kl
+def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, beta: float) -> Targets:
+    """Generalised advantages of the score at the last token less the KL penalty of each."""
+    mask = episodes.mask
+    values = setup.policy.values(*episodes.replies)
+    if in_loss(config.kl):
+        rewards = np.zeros_like(mask)
+    else:
+        # What the score of a reply loses is spread over its tokens; `kl_penalty` says what that descends.
+        rewards = -beta * estimates(
+            setup, config.kl, episodes.replies, episodes.logprobs, episodes.ref_logprobs
+        )
+        setup.charge("elementwise", mask.size)
     last = np.count_nonzero(mask, axis=1) - 1
-    rewards[np.arange(len(last)), last] += scores
-    setup.charge("k1", *kl.shape)
-    setup.charge("elementwise", 2 * kl.size + len(last))
+    rewards[np.arange(len(last)), last] += episodes.scores
+    setup.charge("elementwise", len(last))
     if config.whiten_rewards:
         rewards = policy_gradient.whiten(rewards, mask, shift_mean=False)
         setup.charge("whiten", *rewards.shape)
@@ -184,15 +192,7 @@ def collect(setup: Setup, config: PPOConfig, beta: float) -> tuple[Episodes, Met
     setup.charge("gae", *rewards.shape)
     advantages = policy_gradient.whiten(advantages, mask)
     setup.charge("whiten", *rewards.shape)
-    episodes = Episodes(prompts, responses, mask, rollout.logprobs, values, advantages, returns)
-    kl_sum, score = sequence_mean(kl), mean(scores)
-    return episodes, {
-        "objective/kl": kl_sum,
-        "objective/entropy": -sequence_mean(rollout.logprobs),
-        "objective/scores": score,
-        "objective/rlhf_reward": score - beta * kl_sum,
-        "objective/kl_coef": beta,
-    }
+    return Targets(values, advantages, returns)
 
 
 def minibatches(setup: Setup, config: PPOConfig) -> Iterator[Int]:
@@ -201,22 +201,26 @@ def minibatches(setup: Setup, config: PPOConfig) -> Iterator[Int]:
         yield from np.array_split(setup.rng.permutation(config.batch_size), config.num_mini_batches)
 
 
-def minibatch_step(setup: Setup, config: PPOConfig, optimizer: Optimizer, batch: Episodes) -> Metrics:
+def minibatch_step(
+    setup: Setup, config: PPOConfig, optimizer: Optimizer, batch: Episodes, targets: Targets, beta: float
+) -> Metrics:
     """One optimiser step on the clipped losses."""
-    inputs = (batch.prompts, batch.responses, batch.mask)
-    logits = setup.policy.logits(*inputs)
+    logits = setup.policy.logits(*batch.replies)
     logprobs = categorical.token_logprobs(logits, batch.responses)
     policy = policy_gradient.ppo_clip(
-        logprobs, batch.logprobs, batch.advantages, batch.mask, config.cliprange
-    )
-    d_logits = categorical.token_logprobs_backward(logits, batch.responses, policy.d_logprobs, out=logits)
-    values = setup.policy.values(*inputs)
-    value = policy_gradient.value_clip(
-        values, batch.values, batch.returns, batch.mask, config.cliprange_value
+        logprobs, batch.logprobs, targets.advantages, batch.mask, config.cliprange
     )
     setup.charge("token_logprobs", *logits.shape)
     setup.charge("ppo_clip", *logprobs.shape)
-    setup.charge("token_logprobs_backward", *logits.shape)
+    kl_weights = None
+    if in_loss(config.kl) and beta > 0:
+        kl_weights = beta * token_weights(setup, batch.mask, "bnpo")
+        setup.charge("elementwise", logprobs.size)
+    d_logits = logit_gradient(setup, batch, logits, logprobs, policy.d_logprobs, config.kl, kl_weights)
+    values = setup.policy.values(*batch.replies)
+    value = policy_gradient.value_clip(
+        values, targets.values, targets.returns, batch.mask, config.cliprange_value
+    )
     setup.charge("value_clip", *values.shape)
     setup.charge("elementwise", values.size)
     setup.policy.backward(d_logits, config.vf_coef * value.d_values)

@@ -1,6 +1,7 @@
 """REINFORCE with the batch mean as baseline: the simplest policy gradient on the KL-penalised score.
 
-Williams 1992; for language models Ahmadian et al. 2024 (arXiv:2402.14740).
+Williams 1992; for language models Ahmadian et al. 2024 (arXiv:2402.14740). With whitened advantages it is what
+REINFORCE++ (Hu et al. 2025, arXiv:2501.03262) does on policy, where its clip never binds, for a reward a reply.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kernels import categorical, policy_gradient
+from kernels import policy_gradient
 
-from ..metrics import mean, sequence_mean
+from ..kl_penalty import KL, cautions, in_loss
 from ..options import require
+from ..rollouts import collect, episode_metrics, logit_gradient, penalised_scores
 from ..schedules import Schedule, scheduled
 from ..types import Metrics, Setup, register
 
@@ -36,7 +38,11 @@ class ReinforceConfig:
     warmup_ratio : float
         Share of the updates over which it rises first.
     beta : float
-        Weight of the KL penalty, in RM-score units per nat; as PPO's.
+        Weight of the KL penalty, in RM-score units per nat; as PPO's. At 0 the reference is not asked.
+    kl : {"k1:reward", "k2:reward", "k3:reward", "full:reward", "k1:loss", "k2:loss", "k3:loss", "full:loss"}
+        Which estimate of the KL, and where; see `rlhfbench.kl_penalty`. Ahmadian et al. 2024: k1:reward.
+    normalize_advantages : bool
+        Whiten the rewards of the batch instead of taking the others' mean from each; REINFORCE++. TRL's RLOO: off.
     max_grad_norm : float
         Gradient clipping; 0 is off.
     """
@@ -47,6 +53,8 @@ class ReinforceConfig:
     lr_scheduler_type: Schedule = "linear"
     warmup_ratio: float = 0.0
     beta: float = 0.3
+    kl: KL = "k1:reward"
+    normalize_advantages: bool = False
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -58,37 +66,44 @@ class ReinforceConfig:
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0")
 
 
-@register("reinforce", ReinforceConfig, needs={"reward_model"}, policy_defaults=POLICY_DEFAULTS)
+PRESETS = {"plusplus": {"normalize_advantages": True}}
+
+
+@register(
+    "reinforce",
+    ReinforceConfig,
+    needs={"reward_model"},
+    presets=PRESETS,
+    policy_defaults=POLICY_DEFAULTS,
+    cautions=cautions,
+)
 def reinforce(setup: Setup, config: ReinforceConfig) -> Iterator[Metrics]:
     """Ascend E[(R - mean R) grad log pi(y|x)], R = score - beta * log(pi/ref)."""
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
     B = config.batch_size
     for _ in setup.steps(config.updates):
-        prompts = setup.prompts(B)
-        rollout = setup.policy.sample(prompts, setup.rng.random((B, setup.policy.max_length)))
-        responses, mask = rollout.responses, rollout.mask
-        scores = setup.reward_model.score(prompts, responses, mask)
-        ref_logprobs = setup.reference.logprobs(prompts, responses, mask)
-        kl = policy_gradient.k1(rollout.logprobs, ref_logprobs)  # 0 on padding, where both are 0
-        rewards = scores - config.beta * kl.sum(axis=1)
-        # The others' mean as baseline: leaving the sample itself out keeps the gradient unbiased.
-        advantages = policy_gradient.rloo_advantages(rewards, B)
+        episodes = collect(setup, setup.prompts(B), reference=config.beta > 0)
+        returns = penalised_scores(setup, episodes, config.kl, config.beta)
+        if config.normalize_advantages:
+            advantages = policy_gradient.whiten(returns, episodes.whole)
+            setup.charge("whiten", B)
+        else:
+            # The others' mean as baseline: leaving the sample itself out keeps the gradient unbiased.
+            advantages = policy_gradient.rloo_advantages(returns, B)
+            setup.charge("rloo_advantages", 1, B)
 
-        logits = setup.policy.logits(prompts, responses, mask)
+        mask = episodes.mask
         d_logprobs = (advantages / -B)[:, None] * mask
-        d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs, out=logits)
-        setup.charge("k1", *kl.shape)
-        setup.charge("sum", *kl.shape)
-        setup.charge("rloo_advantages", 1, B)
-        setup.charge("elementwise", 3 * B + mask.size)
-        setup.charge("token_logprobs_backward", *logits.shape)
-        setup.policy.backward(d_logits)
+        setup.charge("elementwise", B + mask.size)
+        kl_weights = None
+        if config.beta > 0 and in_loss(config.kl):
+            kl_weights = config.beta / B * mask
+            setup.charge("elementwise", mask.size)
+        logits = setup.policy.logits(*episodes.replies)
+        # One step on policy: the log-probabilities are those that the replies were drawn with.
+        setup.policy.backward(
+            logit_gradient(setup, episodes, logits, episodes.logprobs, d_logprobs, config.kl, kl_weights)
+        )
         progress = setup.progress()
         optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.1))
-        yield {
-            "objective/kl": sequence_mean(kl),
-            "objective/entropy": -sequence_mean(rollout.logprobs),
-            "objective/scores": mean(scores),
-            "objective/rlhf_reward": mean(rewards),
-            "objective/kl_coef": config.beta,
-        }
+        yield episode_metrics(episodes, config.beta)

@@ -1,0 +1,125 @@
+"""What online methods share: scored replies of the policy, and the way back from token gradients to parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels import categorical
+
+from .kl_penalty import KL, estimates, in_loss, slopes
+from .metrics import mean, sequence_difference, sequence_mean
+from .types import Float, Int, Metrics, Setup
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Replies of the policy with their scores; arrays (B, T), `prompts` (B, P), `scores` (B,).
+
+    Without a reference, `ref_logprobs` are empty (0, T).
+    """
+
+    prompts: Int
+    responses: Int
+    mask: Float
+    logprobs: Float
+    ref_logprobs: Float
+    scores: Float
+
+    @property
+    def replies(self) -> tuple[Int, Int, Float]:
+        """What policies take."""
+        return self.prompts, self.responses, self.mask
+
+    @property
+    def whole(self) -> Float:
+        """(B,) ones, the mask of the replies themselves: each has a first token."""
+        return self.mask[:, 0]
+
+    def take(self, index: Int) -> Episodes:
+        """Those at `index`."""
+        ref = self.ref_logprobs[index] if len(self.ref_logprobs) else self.ref_logprobs
+        replies = self.prompts[index], self.responses[index], self.mask[index]
+        return Episodes(*replies, self.logprobs[index], ref, self.scores[index])
+
+
+def collect(setup: Setup, prompts: Int, reference: bool = True) -> Episodes:
+    """Draw a reply to each of `prompts` (B, P) and score it; `reference` asks what that would have said of it."""
+    rollout = setup.policy.sample(prompts, setup.rng.random((len(prompts), setup.policy.max_length)))
+    replies = prompts, rollout.responses, rollout.mask
+    scores = setup.reward_model.score(*replies)
+    ref_logprobs = setup.reference.logprobs(*replies) if reference else rollout.logprobs[:0]
+    return Episodes(*replies, rollout.logprobs, ref_logprobs, scores)
+
+
+def groups(setup: Setup, batch_size: int, num_generations: int) -> Int:
+    """(batch_size, P) prompts, each `num_generations` times in a row."""
+    return np.repeat(setup.prompts(batch_size // num_generations), num_generations, axis=0)
+
+
+def penalised_scores(setup: Setup, episodes: Episodes, kl: KL, beta: float) -> Float:
+    """(B,) scores, less beta times the estimated KL of the reply where it stands in the reward."""
+    if beta == 0 or in_loss(kl):
+        return episodes.scores
+    tokens = estimates(setup, kl, episodes.replies, episodes.logprobs, episodes.ref_logprobs)
+    setup.charge("sum", *tokens.shape)
+    setup.charge("elementwise", 2 * len(tokens))
+    return np.asarray(episodes.scores - beta * tokens.sum(axis=1))
+
+
+def token_weights(setup: Setup, mask: Float, loss_type: str) -> Float:
+    """(B, T) what each token counts in a mean as `policy_gradient.grpo` takes it: "grpo", "bnpo" or "dr_grpo"."""
+    setup.charge("elementwise", mask.size)
+    if loss_type == "dr_grpo":
+        return mask / mask.dtype.type(mask.size)
+    if loss_type == "bnpo":
+        setup.charge("sum", mask.size)
+        return np.asarray(mask / mask.sum())
+    setup.charge("sum", *mask.shape)
+    setup.charge("elementwise", len(mask))
+    return np.asarray(mask / (len(mask) * mask.sum(axis=1, keepdims=True)))
+
+
+def logit_gradient(
+    setup: Setup,
+    episodes: Episodes,
+    logits: Float,
+    logprobs: Float,
+    d_logprobs: Float,
+    kl: KL,
+    kl_weights: Float | None = None,
+) -> Float:
+    """(B, T, V) gradient of a loss with slopes `d_logprobs` (B, T) by the logits, which it is written over.
+
+    `kl_weights` (B, T) is what the KL of each token weighs in the loss, beta included; None where it is no part of it.
+    """
+    d_states = None
+    if kl_weights is not None and kl == "full:loss":
+        ref_logits = setup.reference.logits(*episodes.replies)
+        d_states = categorical.kl_divergence_backward(logits, ref_logits, kl_weights)
+        setup.charge("kl_divergence_backward", *logits.shape)
+    elif kl_weights is not None:
+        d_logprobs = d_logprobs + kl_weights * slopes(setup, kl, logprobs, episodes.ref_logprobs)
+        setup.charge("elementwise", 2 * d_logprobs.size)
+    d_logits = categorical.token_logprobs_backward(logits, episodes.responses, d_logprobs, out=logits)
+    setup.charge("token_logprobs_backward", *logits.shape)
+    if d_states is not None:
+        d_logits += d_states
+        setup.charge("elementwise", d_logits.size)
+    return d_logits
+
+
+def episode_metrics(episodes: Episodes, beta: float) -> Metrics:
+    """What TRL's PPO shows of a rollout batch; the KL, k1's mean, only where the reference was asked."""
+    entropy, score = -sequence_mean(episodes.logprobs), mean(episodes.scores)
+    if not len(episodes.ref_logprobs):
+        return {"objective/entropy": entropy, "objective/scores": score, "objective/kl_coef": beta}
+    kl = sequence_difference(episodes.logprobs, episodes.ref_logprobs)
+    return {
+        "objective/kl": kl,
+        "objective/entropy": entropy,
+        "objective/scores": score,
+        "objective/rlhf_reward": score - beta * kl,
+        "objective/kl_coef": beta,
+    }
