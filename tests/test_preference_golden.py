@@ -1,4 +1,4 @@
-"""Preference losses against TRL: values in `golden/preference_trl.json`, and TRL itself where it is installed."""
+"""Preference losses against TRL: values in `golden/trl_offline.json`, and TRL itself where it is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from kernels import categorical, preference, reference
 
-PROGRAM = Path(__file__).with_name("golden") / "preference_trl.py"
+PROGRAM = Path(__file__).with_name("golden") / "trl_offline.py"
 GOLDEN = json.loads(PROGRAM.with_suffix(".json").read_text(encoding="utf-8"))["losses"]
 FROM_LOGITS = ("cpo", "simpo", "orpo")
 PAIRS = sorted(set(GOLDEN) - {*FROM_LOGITS, "kto"})

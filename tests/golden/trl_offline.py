@@ -1,6 +1,6 @@
 """Write what TRL computes for preference losses, as a JSON that `test_preference_golden.py` holds the kernels against.
 
-A program of its own, for an interpreter with TRL 1.16 or its like: `python tests/golden/preference_trl.py [FILE]`.
+A program of its own, for an interpreter with TRL 1.16 or its like: `python tests/golden/trl_offline.py [FILE]`.
 TRL's own methods run, on a stand-in for a model that gives log-probabilities or logits; nothing of this package does.
 """
 
