@@ -1,9 +1,9 @@
 """(Slow) What the default world shows with a transformer and the reward model on its backbone.
 
 The statements are those of `test_sentences`, but for four. The reward model is right less often, by a few pairs in a
-thousand. It reads whole replies and ends in a norm, so its scores have a ceiling: without a penalty the RM score ends at
-1 to 3 reference deviations instead of 5 and more, while KL and the fall of gold are larger, and gold peaks earlier. DPO
-trained too long gives back a tenth, not a fifth.
+thousand. It reads whole replies and ends in a norm, so its scores have a ceiling: without a penalty the RM score ends
+at 1 to 3 reference deviations instead of 5 and more, while KL and the fall of gold are larger, and gold peaks earlier.
+DPO trained too long gives back a tenth, not a fifth.
 """
 
 from __future__ import annotations
