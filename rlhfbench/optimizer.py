@@ -26,6 +26,11 @@ class AdamW:
         Where the work goes.
     count : callable () or None
         Called once a step.
+
+    Attributes
+    ----------
+    spared : int
+        So many of the first parameters do not decay; 0 to begin with.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class AdamW:
         self.params, self.grads = params, grads
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.options = {"beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        self.spared = 0
         self.m, self.v = np.zeros_like(params), np.zeros_like(params)
         self.steps = 0
         self.charge, self.count = charge, count
@@ -54,13 +60,18 @@ class AdamW:
         self.steps += 1
         if self.max_grad_norm > 0:
             self._clip()
-        optim.adamw(
-            self.params, self.grads, self.m, self.v, self.steps, self.learning_rate * scale, **self.options
-        )
+        self._update(slice(self.spared, None), self.learning_rate * scale, self.options)
+        if self.spared:
+            self._update(slice(self.spared), self.learning_rate * scale, self.options | {"weight_decay": 0.0})
         self._charge("adamw")
         self.grads[:] = 0
         if self.count is not None:
             self.count()
+
+    def _update(self, part: slice, rate: float, options: dict[str, float]) -> None:
+        optim.adamw(
+            self.params[part], self.grads[part], self.m[part], self.v[part], self.steps, rate, **options
+        )
 
     def _clip(self) -> None:
         norm = float(optim.global_norm(self.grads))

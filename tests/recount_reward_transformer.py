@@ -24,10 +24,10 @@ CONFIGS = {
 
 
 def counting(copied):
-    """What copies a backbone, such that the 0s of its new head count as well."""
+    """What copies a backbone, such that the numbers of its new head count as well."""
 
-    def copy(sft):
-        backbone = copied(sft)
+    def copy(*args):
+        backbone = copied(*args)
         backbone.params[:] = recount(backbone.params)
         return backbone
 
@@ -36,7 +36,7 @@ def counting(copied):
 
 def main():
     transformer_training.AdamW = CountedAdamW
-    transformer_training._with_one_more_place = counting(transformer_training._with_one_more_place)
+    transformer_training._start = counting(transformer_training._start)
     transformer.CHUNK = transformer_training.CHUNK = 4
     sft = make(layers=1, width=4)
     sft.params = recount(sft.params)

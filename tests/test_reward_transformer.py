@@ -19,6 +19,8 @@ from kernels import flops
 from kernels.preference import bradley_terry
 from rlhfbench.checkpoints import load_reward_model, pack, pack_reward_model
 from rlhfbench.errors import InputError
+from rlhfbench.optimizer import AdamW
+from rlhfbench.policies._weights import views
 from rlhfbench.policies.transformer import TransformerPolicy
 from rlhfbench.rewards import transformer, transformer_training
 from rlhfbench.rewards.transformer import TransformerRewardModel
@@ -162,6 +164,42 @@ def test_a_handful_of_pairs_is_enough(n, validation):
     assert training.epoch == 2 or not none
 
 
+def test_training_starts_from_the_sft_policy_with_a_random_head():
+    sft = make()
+    more = transformer_training._with_one_more_place(sft).params
+    head = np.random.default_rng(0).normal(scale=0.5, size=8)
+    backbone = transformer_training._start(sft, 0.5, np.random.default_rng(0))
+    np.testing.assert_array_equal(backbone.params, np.concatenate([more[:-9], head, [0]]))
+
+
+def test_words_that_no_pair_has_stay_what_they_were():
+    pairs, sft = likes_a_word(40), make(np.float32)
+    some = PreferencePairs(
+        pairs.prompts, pairs.chosen % 3, pairs.chosen_mask, pairs.rejected % 3, pairs.rejected_mask
+    )
+    config = RewardModelConfig(epochs=1, batch_size=8, weight_decay=5.0)
+    model, _ = train_transformer_reward_model(some, sft, np.random.default_rng(0), config)
+    before, after = views(sft.params, sft.sizes), views(model.backbone.params, model.backbone.sizes)
+    np.testing.assert_array_equal(after.table[3:V], before.table[3:V])
+    assert (after.table[:3] != before.table[:3]).any(axis=1).all()
+
+
+def test_what_is_spared_does_not_decay():
+    rng = np.random.default_rng(0)
+    start, slopes = rng.normal(size=5), rng.normal(size=5)
+
+    def stepped(weight_decay, spared):
+        optimizer = AdamW(start.copy(), slopes.copy(), 0.1, weight_decay=weight_decay)
+        optimizer.spared = spared
+        optimizer.step()
+        assert not optimizer.grads.any()
+        return optimizer.params
+
+    want = np.concatenate([stepped(0.0, 0)[:2], stepped(0.5, 0)[2:]])
+    np.testing.assert_array_equal(stepped(0.5, 2), want)
+    np.testing.assert_array_equal(stepped(0.5, 5), stepped(0.0, 0))
+
+
 def test_no_pairs_are_refused():
     none = likes_a_word(1).take(np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="no preference pairs"):
@@ -171,7 +209,7 @@ def test_no_pairs_are_refused():
 @pytest.mark.parametrize(
     ("field", "value"),
     [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("warmup", 1.0), ("weight_decay", -1.0)]
-    + [("max_grad_norm", -1.0), ("validation", 1.0)],
+    + [("max_grad_norm", -1.0), ("head", -1.0), ("validation", 1.0)],
 )
 def test_hyper_parameters_that_cannot_be(field, value):
     with pytest.raises(InputError, match=field):

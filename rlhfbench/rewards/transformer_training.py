@@ -41,9 +41,11 @@ class RewardModelConfig:
     warmup : float
         Share of the updates over which the learning rate rises, in [0, 1).
     weight_decay : float
-        Of AdamW, as a share of the learning rate.
+        Of AdamW, as a share of the learning rate; token embeddings do not decay.
     max_grad_norm : float
         Gradient clipping; 0 is off.
+    head : float
+        Standard deviation of what the head starts with; at 0 the backbone learns nothing until the head has.
     validation : float
         Share of the pairs put aside to choose the number of passes by, in [0, 1), of whole prompts where there are 40
         or more; then all are trained on.
@@ -55,6 +57,7 @@ class RewardModelConfig:
     warmup: float = 0.1
     weight_decay: float = 3.0
     max_grad_norm: float = 1.0
+    head: float = 1.0
     validation: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,6 +67,7 @@ class RewardModelConfig:
         require(0 <= self.warmup < 1, "warmup", self.warmup, "at least 0 and below 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0")
+        require(self.head >= 0, "head", self.head, "at least 0")
         require(0 <= self.validation < 1, "validation", self.validation, "at least 0 and below 1")
 
 
@@ -105,7 +109,7 @@ def train_transformer_reward_model(
         Where the backbone starts from; it is only read. It may be another than the policy that is to be aligned,
         larger or smaller, if it knows the same tokens.
     rng : Generator
-        Draws the split and the order of the pairs.
+        Draws the split, the head and the order of the pairs.
     config : RewardModelConfig, optional
     """
     if not len(pairs):
@@ -136,7 +140,7 @@ def _epochs(
     works: list[flops.Work],
 ) -> Iterator[TransformerPolicy]:
     """The backbone after each pass over the pairs, always the same one; its work is appended to `works`."""
-    backbone = _with_one_more_place(sft)
+    backbone = _start(sft, config.head, rng)
     backbone.charge = lambda kind, work, tokens: works.append(work)
     optimizer = AdamW(
         backbone.params,
@@ -146,6 +150,7 @@ def _epochs(
         weight_decay=config.weight_decay,
         charge=works.append,
     )
+    optimizer.spared = views(backbone.params, backbone.sizes).table.size
     for epoch in range(config.epochs):
         for share, batch in _batches(pairs, config.batch_size, rng):
             works.append(_gradients(backbone, batch))
@@ -201,6 +206,18 @@ def _put_aside(pairs: PreferencePairs, share: float, rng: np.random.Generator) -
     whole = prompts.max() + 1 >= FEWEST_PROMPTS
     aside = split_groups(prompts if whole else np.arange(len(pairs)), share, rng)
     return np.asarray(aside & ~aside.all())
+
+
+def _start(sft: TransformerPolicy, head: float, rng: np.random.Generator) -> TransformerPolicy:
+    """The backbone before its first update.
+
+    With a head of 0 the first batches alone decide which way the backbone is turned, at a learning rate this high.
+    A random one, as in Stiennon et al. 2020 (arXiv 2009.01325), turns every number of it from the first batch on.
+    """
+    backbone = _with_one_more_place(sft)
+    value = views(backbone.params, backbone.sizes).value
+    value[:] = rng.normal(scale=head, size=len(value))
+    return backbone
 
 
 def _with_one_more_place(sft: TransformerPolicy) -> TransformerPolicy:
