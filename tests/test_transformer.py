@@ -75,6 +75,39 @@ def test_logprobs_are_those_of_the_logits_and_keep_nothing():
     assert not logits[mask == 0].any()
 
 
+@pytest.mark.parametrize("mask", [MASK, np.ones_like(MASK)], ids=["some", "all"])
+def test_what_is_not_kept_is_the_same_and_leaves_what_was(mask):
+    policy, mask = make(), mask.astype(float)
+    others = PROMPTS[::-1], RESPONSES[::-1], mask[::-1]
+    policy.params[-9:] = np.arange(9)
+    logits, values = policy.logits(*others).copy(), policy.values(*others)
+    d = np.ones((*mask.shape, 5))
+    policy.logits(PROMPTS, RESPONSES, mask)
+    policy.backward(d)
+    before, policy.grads[:] = policy.grads.copy(), 0
+    np.testing.assert_array_equal(policy.values(*others, keep=False), values)
+    np.testing.assert_array_equal(policy.logits(*others, keep=False), logits)
+    policy.backward(d)
+    np.testing.assert_array_equal(policy.grads, before)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_one_state_of_each_response_passes_the_last_block_alone(layers):
+    policy = make(layers=layers)
+    policy.params[-9:] = np.arange(9)
+    ends = np.zeros(MASK.shape)
+    ends[np.arange(5), [2, 3, 3, 0, 3]] = 1
+    twice = [np.concatenate([array, array]) for array in (PROMPTS, RESPONSES, ends)]
+    want = policy.values(PROMPTS, RESPONSES, MASK.astype(float)) * ends
+    np.testing.assert_allclose(policy.values(PROMPTS, RESPONSES, ends), want, atol=1e-12)
+    np.testing.assert_allclose(policy.values(*twice), np.concatenate([want, want]), atol=1e-12)
+    packed = policy._packed
+    assert (
+        packed.rows - packed.prompt_rows == 2 * 5
+    )  # of replies that came twice all but the last token passes once
+    assert packed.prompt_rows == (2 + 2) + (3 + 3) + 3 + 3 + (1 + 3)
+
+
 def test_values_after_logits_cost_a_head_alone_and_a_changed_parameter_is_seen():
     policy, mask, seen = make(), MASK.astype(float), []
     policy.params[-9:] = np.arange(9)
@@ -171,7 +204,8 @@ def test_a_second_step_needs_no_more_room():
         policy.values(PROMPTS, RESPONSES, mask)
         policy.backward(np.ones((*MASK.shape, 5), np.float32), np.ones(MASK.shape, np.float32))
         policy.sample(PROMPTS, np.zeros((6, 4)))
-        return {name: flat.ctypes.data for name, flat in policy._get._flat.items()}
+        rooms = policy._get, policy._scratch
+        return [{name: flat.ctypes.data for name, flat in room._flat.items()} for room in rooms]
 
     assert step() == step()
 

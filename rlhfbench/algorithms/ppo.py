@@ -164,7 +164,7 @@ def collect(setup: Setup, config: PPOConfig, beta: float) -> tuple[Episodes, Met
     rollout = setup.policy.sample(prompts, setup.rng.random((config.batch_size, setup.policy.max_length)))
     responses, mask = rollout.responses, rollout.mask
     scores = setup.reward_model.score(prompts, responses, mask)
-    values = setup.policy.values(prompts, responses, mask)
+    values = setup.policy.values(prompts, responses, mask, keep=False)
     ref_logprobs = setup.reference.logprobs(prompts, responses, mask)
 
     # The penalty uses the log-ratio of each sampled token (k1): in the reward, that is the one estimator whose

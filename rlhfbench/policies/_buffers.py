@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from math import prod
 from typing import Any
 
@@ -55,3 +56,19 @@ class Buffers:
             self.nbytes += length * self.dtype.itemsize
         cut, self._arena = self._arena[:size], self._arena[whole:]
         return cut
+
+
+class _Shared(threading.local):
+    def __init__(self) -> None:
+        self.by_dtype: dict[np.dtype[Any], Buffers] = {}
+
+
+_SHARED = _Shared()
+
+
+def scratch(dtype: np.dtype[Any]) -> Buffers:
+    """Room for what no call leaves behind, which all policies of a thread share."""
+    found = _SHARED.by_dtype.get(dtype)
+    if found is None:
+        found = _SHARED.by_dtype[dtype] = Buffers(dtype)
+    return found

@@ -37,17 +37,13 @@ def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T:
     before, ends = own[prompts.group], prompts.lengths[prompts.group]
     cache = Cache(get("cache_keys", L, B, C, J), get("cache_values", L, B, J, C), ends)
     if packed.rows:
-        rooms = _backbone.kept(get, packed, weights, keep=False)
-        first, layer = rooms[0], weights.layers[0]
-        nn.embedding_jit(packed.tokens, packed.places, weights.table, weights.places, first.stream1)
-        nn.layer_norm_jit(
-            first.stream1, layer.gain1, layer.shift1, first.means1, first.shares1, first.normed1
-        )
+        rooms = _backbone.passing(get, packed, sizes)
+        _backbone.enter(packed, weights, rooms.blocks[0])
         for i, layer in enumerate(weights.layers):
-            room, after = rooms[i], rooms[i + 1]
+            room = rooms.blocks[i]
             if i + 1 < L:
-                _backbone.attend(packed, layer, sizes.heads, room, 0, packed.spans, get)
-                _backbone.feed_forward(layer, room, after, 0, *_backbone.next_norm(weights, i), get)
+                _backbone.attend(packed, layer, sizes.heads, room, 0, room.spans, get)
+                _backbone.feed_forward(layer, room, rooms.after(i), 0, *_backbone.next_norm(weights, i), get)
             else:
                 _backbone.project(layer, room.normed1, packed.rows, room.qkv, get)
             nn.fill_cache_jit(room.qkv, before, ends, cache.keys[i], cache.values[i])
