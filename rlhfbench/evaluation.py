@@ -87,8 +87,9 @@ class Evaluator:
                 sampler.sample(prompts, self.uniforms)
             return account
 
-        plain, spent = cost(policy), cost(served)
+        plain = spent = cost(policy)
         if served is not policy:
+            spent = cost(served)
             meter.add_difference(spent, plain)
         return round(spent.flops["serve"] / len(prompts))
 

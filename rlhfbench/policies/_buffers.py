@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
+
+from kernels import nn
 
 from ..types import Float
 
@@ -45,6 +48,11 @@ class Buffers:
             flat = self._flat[name] = self._cut(size if flat is None else max(size, len(flat) * 3 // 2))
         view = self._latest[name] = flat[:size].reshape(shape)
         return view
+
+    @cached_property
+    def panel(self) -> Float:
+        """Scratch of every product."""
+        return self("panel", nn.PANEL)
 
     def _cut(self, size: int) -> Float:
         """The next `size` numbers, and what is left of their last cache line."""

@@ -99,7 +99,7 @@ def plan(
     They hold for as long as no sequence ends: what a step needs is looked up once, not at each.
     """
     n = len(now.slots)
-    room, row = Step.of(get, n, sizes, V), get("step.row", sizes.heads * cache.keys.shape[3])
+    room, row = Step.of(get, n, sizes, V), get("step.row", nn.step_room(sizes.heads, cache.keys.shape[3]))
     _, B, C, J = cache.keys.shape
     stream, normed, norms, layer = room.stream, room.normed, (room.means, room.shares), weights.layers[0]
     calls: Plan = [

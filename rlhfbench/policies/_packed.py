@@ -98,16 +98,21 @@ def _known(prompts: Int, context: int, offset: int) -> Int:
 
 def _distinct(tokens: Int, width: int, context: int) -> Prompts:
     """The distinct rows of `tokens`, without -1; of the first `width` columns the last token's place is context - 1."""
+    group = np.zeros(len(tokens), np.int64)
     if len(tokens) and tokens.shape[1]:
-        whole = np.ascontiguousarray(tokens).view(f"V{tokens.itemsize * tokens.shape[1]}").reshape(-1)
-        _, first, group = np.unique(whole, return_index=True, return_inverse=True)
-        tokens = tokens[first]
+        # As strings of bytes rows are sorted twice as fast as by `np.unique`.
+        whole = np.ascontiguousarray(tokens).view(f"S{tokens.itemsize * tokens.shape[1]}").reshape(-1)
+        order = whole.argsort(kind="stable")
+        new = np.ones(len(order), bool)
+        np.not_equal(whole[order[1:]], whole[order[:-1]], out=new[1:])
+        group[order] = new.cumsum() - 1
+        tokens = tokens[order[new]]
     else:
-        tokens, group = tokens[:1], np.zeros(len(tokens), np.int64)
+        tokens = tokens[:1]
     real = tokens >= 0
     begin = context - 1 - real[:, :width].sum(axis=1)
     places = begin[:, None] + real.cumsum(axis=1)
-    return Prompts(tokens[real], places[real], real.sum(axis=1), group.reshape(-1))
+    return Prompts(tokens[real], places[real], real.sum(axis=1), group)
 
 
 def pack(
