@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from differences import gradient
 
-from rlhfbench.policies._buffers import Buffers
+from rlhfbench.policies._buffers import ARENA, Buffers
 from rlhfbench.policies._products import NARROW, accumulate, times, times_turned
 from rlhfbench.policies.transformer import TransformerPolicy
 
@@ -194,6 +194,23 @@ def test_a_clone_shares_no_memory_and_gives_the_same():
     twin.backward(np.ones_like(got))
     assert twin.grads.any()
     assert not policy.grads.any()
+
+
+def test_room_is_found_where_some_is_left():
+    get = Buffers(np.dtype(np.float32))
+    third = 350_000  # a little more than that of an arena: two fit
+    arrays = [get(name, size) for name, size in zip("abcd", (third, third, third, 1_000), strict=True)]
+    assert get.nbytes == 2 * ARENA
+    large = get("e", 2 * third, 2)
+    assert get.nbytes == 2 * ARENA + large.nbytes
+    assert get("f", 690_000).shape == (690_000,)
+    assert get.nbytes == 2 * ARENA + large.nbytes
+    for i, array in enumerate(arrays):
+        array[:] = i
+    assert [set(array.tolist()) for array in arrays] == [{0.0}, {1.0}, {2.0}, {3.0}]
+    grown = get("e", 3 * third, 2)
+    assert get.nbytes == 2 * ARENA + grown.nbytes
+    assert all(array.ctypes.data % 64 == 0 for array in (*arrays, grown))
 
 
 def test_a_second_step_needs_no_more_room():
