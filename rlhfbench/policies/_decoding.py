@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels import nn
 
-from ..types import Float, Int, Rollout
+from ..types import Float, Int
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed, Prompts
@@ -84,11 +85,14 @@ class Now(NamedTuple):
     logprobs: Float
 
     @classmethod
-    def of(cls, slots: Int, tokens: Int, dtype: np.dtype[np.floating]) -> Now:
+    def of(cls, slots: Int, tokens: Int, places: Int, ends: Int, dtype: np.dtype[np.floating]) -> Now:
         n = len(slots)
-        return cls(
-            slots, tokens, np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n, dtype)
-        )
+        return cls(slots, tokens, places, ends, np.empty(n), np.empty(n, dtype))
+
+    def left(self, alive: NDArray[np.bool_]) -> Now:
+        """Those that are."""
+        slots, tokens, places, ends = (array[alive] for array in self[:4])
+        return Now.of(slots, tokens, places, ends, self.logprobs.dtype)
 
 
 def plan(
@@ -129,7 +133,3 @@ def plan(
     scratch = nn.sample_scratch(V, get.dtype)
     calls.append(partial(nn.draw_jit, room.logits, now.uniforms, *scratch, now.tokens, now.logprobs))
     return calls
-
-
-def empty_rollout(B: int, T: int, dtype: np.dtype[np.floating]) -> Rollout:
-    return Rollout(np.zeros((B, T), np.int64), np.zeros((B, T), dtype), np.zeros((B, T), dtype))

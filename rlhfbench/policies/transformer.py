@@ -180,37 +180,45 @@ class TransformerPolicy:
     def sample(self, prompts: Int, uniforms: Float) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
         B, T = uniforms.shape
-        rollout = _decoding.empty_rollout(B, T, self.params.dtype)
-        if not B or not T:
-            return rollout
+        responses, logprobs = np.zeros((T, B), np.int64), np.zeros((T, B), self.params.dtype)
+        lengths = np.full(B, T)
+        if B and T:
+            self._decode(prompts, np.ascontiguousarray(uniforms.T), responses, logprobs, lengths)
+        mask = (np.arange(T) < lengths[:, None]).astype(self.params.dtype)
+        return Rollout(np.ascontiguousarray(responses.T), mask, np.ascontiguousarray(logprobs.T))
+
+    def _decode(self, prompts: Int, uniforms: Float, responses: Int, logprobs: Float, lengths: Int) -> None:
+        """Writes what is drawn by `uniforms` (T, B) into `responses` and `logprobs` (T, B), and `lengths` (B,)."""
+        T, B = uniforms.shape
         known = pack_prompts(prompts, self.prompt_length, self._offset)
         packed = prompts_alone(known, self.sizes.heads)
         cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._scratch)
         done = _work.prefill(packed.rows, packed.seen, self.sizes)
         fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, self._scratch)
-        now = _decoding.Now.of(np.arange(B), np.full(B, self.vocab_size), self.params.dtype)
+        start = np.full(B, self.vocab_size), np.full(B, self.prompt_length), cache.ends.copy()
+        now = _decoding.Now.of(np.arange(B), *start, self.params.dtype)
         calls = _decoding.plan(now, *fixed)
         for t in range(T):
-            slots, tokens = now.slots, now.tokens
-            now.ends[:], now.places[:] = cache.ends[slots] + t, self.prompt_length + t
-            now.uniforms[:] = uniforms[slots, t]
+            now.uniforms[:] = uniforms[t, now.slots]
             for call in calls:
                 call()
-            rollout.responses[slots, t] = tokens
-            rollout.mask[slots, t] = 1
-            rollout.logprobs[slots, t] = now.logprobs
-            if self.eos is not None:
-                alive = tokens != self.eos
-                if not alive.any():
+            responses[t, now.slots] = now.tokens
+            logprobs[t, now.slots] = now.logprobs
+            np.add(now.places, 1, out=now.places)
+            np.add(now.ends, 1, out=now.ends)
+            if self.eos is None:
+                continue
+            ended = now.tokens == self.eos
+            if ended.any():
+                lengths[now.slots[ended]] = t + 1
+                if ended.all():
                     break
-                if not alive.all():
-                    now = _decoding.Now.of(slots[alive], tokens[alive], self.params.dtype)
-                    calls = _decoding.plan(now, *fixed)
-        drawn = rollout.mask > 0
-        rows, before = int(np.count_nonzero(drawn)), cache.ends[:, None] + np.arange(T)
-        done += _work.step(rows, int(before[drawn].sum()) + rows, self.sizes, self.vocab_size)
+                now = now.left(~ended)
+                calls = _decoding.plan(now, *fixed)
+        rows = int(lengths.sum())
+        pairs = int((lengths * cache.ends + lengths * (lengths + 1) // 2).sum())
+        done += _work.step(rows, pairs, self.sizes, self.vocab_size)
         self._charge("sample", done, rows)
-        return rollout
 
     def clone(self) -> TransformerPolicy:
         """A copy that shares no memory with this one and charges the same account."""
