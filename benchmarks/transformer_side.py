@@ -26,12 +26,13 @@ MATMUL = 1024
 def ours(case: str, size: transformer_cases.Size) -> None:
     setup = transformer_cases.make_setup(size)
     call = transformer_cases.CASES[case](setup, size)
-    policies = (setup.policy, setup.reference, setup.reward_model.backbone)
+    rooms = [p._get for p in (setup.policy, setup.reference, setup.reward_model.backbone)]
+    rooms.append(setup.policy._scratch)
     call(), call()
     serve(
         call,
         f"numba {version('numba')}, numpy {version('numpy')}",
-        lambda: sum(p._get.nbytes for p in policies),
+        lambda: sum(room.nbytes for room in rooms),
     )
 
 

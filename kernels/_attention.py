@@ -25,8 +25,7 @@ from ._slim import part, stretch
 __all__ = [
     "all_dots",
     "attention_jit",
-    "attention_step_jit",
-    "fill_cache_jit",
+    "mix",
     "mix_all",
     "turn",
 ]
@@ -216,7 +215,7 @@ def _softmax_all(table, base, count, prefix, scale):
 
 
 @jit(forceinline=True)
-def _mix(weights, base, count, x, column, first, before, prefix, out):
+def mix(weights, base, count, x, column, first, before, prefix, out):
     """Writes out: the sum of `count` rows that a span sees, each times its entry of `weights` from `base` on."""
     size = length(out)
     shares = stretch(weights, base, base + count)
@@ -234,7 +233,7 @@ def _mix(weights, base, count, x, column, first, before, prefix, out):
 
 @jit(forceinline=True)
 def _mix_four(table, base, step, count, x, column, first, before, prefix, out, n, start, size):
-    """`_mix` of four queries, rows of out from n on: they see `count` keys, and each one more than the one before."""
+    """`mix` of four queries, rows of out from n on: they see `count` keys, and each one more than the one before."""
     o0, o1 = part(out, n, start, start + size), part(out, n + 1, start, start + size)
     o2, o3 = part(out, n + 2, start, start + size), part(out, n + 3, start, start + size)
     w0, w1 = stretch(table, base, base + count), stretch(table, base + step, base + step + count + 1)
@@ -280,7 +279,7 @@ def mix_all(table, base, x, column, first, count, before, prefix, out, start, si
         i += 4
     while i < count:
         mixed = part(out, first + i, start, start + size)
-        _mix(table, base + i * J, prefix + i + 1, x, column, first, before, prefix, mixed)
+        mix(table, base + i * J, prefix + i + 1, x, column, first, before, prefix, mixed)
         i += 1
 
 
@@ -299,46 +298,3 @@ def attention_jit(qkv, spans, heads, turned, weights, out):
             all_dots(qkv, first, count, prefix, h * D, D, turned, weights, base)
             _softmax_all(weights, base, count, prefix, scale)
             mix_all(weights, base, qkv, 2 * C + h * D, first, count, before, prefix, out, h * D, D)
-
-
-@jit
-def fill_cache_jit(qkv, before, prefix, keys, values):
-    """Copies prompts of `prefix` (B,) rows from `before` (B,) on to keys (B, C, J) and values (B, J, C)."""
-    B, C = keys.shape[:2]
-    for b in range(B):
-        first = before[b]
-        for c in range(C):
-            for j in range(prefix[b]):
-                keys[b, c, j] = qkv[first + j, C + c]
-        for j in range(prefix[b]):
-            for c in range(C):
-                values[b, j, c] = qkv[first + j, 2 * C + c]
-
-
-@jit
-def attention_step_jit(qkv, slots, ends, heads, keys, values, row, out):
-    """Attention of one more token of each sequence: token n comes at place ends[n] of sequence slots[n].
-
-    Writes its key into keys (B C, J), its value into values (B J, C), and out (N, C); row (heads J,) is
-    scratch.
-    """
-    N, C = out.shape
-    J = keys.shape[1]
-    D = C // heads
-    scale = narrow(LOG2E / math.sqrt(D), out)
-    # What is read soon after an element of it was written has to wait: so all tokens are written first, and heads take
-    # turns with each thing that there is to do.
-    for n in range(N):
-        b, end = slots[n], ends[n]
-        for c in range(C):
-            keys[b * C + c, end] = qkv[n, C + c]
-            values[b * J + end, c] = qkv[n, 2 * C + c]
-    for n in range(N):
-        b, end = slots[n], ends[n]
-        for h in range(heads):
-            _dots(qkv, n, h * D, D, keys, b * C + h * D, stretch(row, h * J, h * J + end + 1))
-        for h in range(heads):
-            _softmax(stretch(row, h * J, h * J + end + 1), scale)
-        for h in range(heads):
-            mixed = part(out, n, h * D, h * D + D)
-            _mix(row, h * J, end + 1, values, h * D, b * J, START, START, mixed)

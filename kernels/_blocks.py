@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 EPS = 1e-5
+GROUP = 16
+"""Rows that are normalised together."""
 # gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + .044715 x**3)): the tanh form, as 1 + tanh(u) = 2 sigmoid(2 u).
 RATE = 2 * math.sqrt(2 / math.pi)
 CUBE = 0.044715 * RATE
@@ -57,8 +59,7 @@ def embedding_backward_jit(tokens, places, d_out, d_table, d_positions):
 
 
 @jit(forceinline=True)
-def _moments(row):
-    """(mean, 1 / deviation), each sum about what the one before says."""
+def _mean(row):
     C = length(row)
     zero = narrow(0.0, row)
     sum_ = np.float64(0.0)
@@ -71,7 +72,14 @@ def _moments(row):
         sum_ = total(lanes)
     if v < C:
         sum_ = sum_ + total(load_part(row, v, C, zero))
-    mean = narrow(sum_ / C, row)
+    return narrow(sum_ / C, row)
+
+
+@jit(forceinline=True)
+def _share(row, mean):
+    """1 / deviation about the mean."""
+    C = length(row)
+    zero = narrow(0.0, row)
     square = np.float64(0.0)
     v = 0
     if width(row) <= C:
@@ -84,7 +92,7 @@ def _moments(row):
     if v < C:
         gap = load_part(row, v, C, mean) - mean
         square = square + total(gap * gap)
-    return mean, narrow(1.0 / np.sqrt(square / C + EPS), row)
+    return narrow(1.0 / np.sqrt(square / C + EPS), row)
 
 
 @jit(forceinline=True)
@@ -101,27 +109,6 @@ def _normalised(row, mean, share, gain, shift, out):
         store_part(out, v, C, fma(gap, load_part(gain, v, C, zero), load_part(shift, v, C, zero)))
 
 
-@jit
-def layer_norm_jit(x, gain, shift, means, shares, out):
-    """Writes out (N, C), and for the gradient means and shares (N,), one over the deviations."""
-    C = x.shape[1]
-    for n in range(x.shape[0]):
-        row = part(x, n, 0, C)
-        means[n], shares[n] = _moments(row)
-        _normalised(row, means[n], shares[n], stretch(gain, 0, C), stretch(shift, 0, C), part(out, n, 0, C))
-
-
-@jit
-def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
-    """`layer_norm_jit` of x + branch + bias, which is written to stream (N, C)."""
-    C = x.shape[1]
-    for n in range(x.shape[0]):
-        row = part(stream, n, 0, C)
-        _sum_of_three(part(x, n, 0, C), part(branch, n, 0, C), stretch(bias, 0, C), row)
-        means[n], shares[n] = _moments(row)
-        _normalised(row, means[n], shares[n], stretch(gain, 0, C), stretch(shift, 0, C), part(out, n, 0, C))
-
-
 @jit(forceinline=True)
 def _sum_of_three(a, b, c, out):
     """Writes out: a + (b + c)."""
@@ -134,6 +121,39 @@ def _sum_of_three(a, b, c, out):
         zero = narrow(0.0, out)
         more = load_part(b, v, C, zero) + load_part(c, v, C, zero)
         store_part(out, v, C, load_part(a, v, C, zero) + more)
+
+
+@jit
+def _norm(x, start, stop, gain, shift, means, shares, out):
+    """Writes the rows from start to stop: each thing for all of them, so that one's sums do not wait for another's."""
+    C = x.shape[1]
+    for n in range(start, stop):
+        means[n] = _mean(part(x, n, 0, C))
+    for n in range(start, stop):
+        shares[n] = _share(part(x, n, 0, C), means[n])
+    for n in range(start, stop):
+        row, to = part(x, n, 0, C), part(out, n, 0, C)
+        _normalised(row, means[n], shares[n], stretch(gain, 0, C), stretch(shift, 0, C), to)
+
+
+@jit
+def layer_norm_jit(x, gain, shift, means, shares, out):
+    """Writes out (N, C), and for the gradient means and shares (N,), one over the deviations."""
+    N = x.shape[0]
+    for start in range(0, N, GROUP):
+        _norm(x, start, min(start + GROUP, N), gain, shift, means, shares, out)
+
+
+@jit
+def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
+    """`layer_norm_jit` of x + branch + bias, which is written to stream (N, C)."""
+    N, C = x.shape
+    for start in range(0, N, GROUP):
+        stop = min(start + GROUP, N)
+        for n in range(start, stop):
+            row = part(stream, n, 0, C)
+            _sum_of_three(part(x, n, 0, C), part(branch, n, 0, C), stretch(bias, 0, C), row)
+        _norm(stream, start, stop, gain, shift, means, shares, out)
 
 
 @jit(forceinline=True)

@@ -180,11 +180,17 @@ def store_part(row, v, stop, x):
     row[v:stop] = _half.shorten(x, row)
 
 
+def store_over(row, v, stop, x):
+    """`store_part` that may write rubbish behind `stop`: a whole vector is read again without waiting for it."""
+    row[v:stop] = _half.shorten(x, row)
+
+
 @type_callable(store)
 def _type_store(context):
     return lambda row, v, x: types.none if x == lanes_of(row) else None
 
 
+@type_callable(store_over)
 @type_callable(store_part)
 def _type_store_part(context):
     return lambda row, v, stop, x: types.none if x == lanes_of(row) else None
@@ -196,6 +202,12 @@ def _lower_store(context, builder, sig, args):
     value = _half.shortened(builder, args[2], sig.args[0].dtype)
     builder.store(value, address(context, builder, sig.args[0], args[0], args[1], kind), align=size)
     return context.get_dummy_value()
+
+
+@lower_builtin(store_over, Row, types.Integer, types.Integer, Lanes)
+def _lower_store_over(context, builder, sig, args):
+    row, v, _, x = args
+    return _lower_store(context, builder, sig, (row, v, x))
 
 
 @lower_builtin(store_part, Row, types.Integer, types.Integer, Lanes)

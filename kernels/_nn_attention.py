@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
-from ._attention import attention_jit, attention_step_jit, fill_cache_jit
+from ._attention import attention_jit
 from ._attention_gradient import attention_backward_jit
+from ._attention_step import attention_step_jit, fill_cache_jit, step_room
 from ._check import F32, F64, Array
 from ._nn_tokens import inside
 from ._spans import Spans, clear_unseen_jit
@@ -264,6 +265,6 @@ def attention_step(
     _apart(key_cache, value_cache, qkv, slots, ends)
     result = _check.output(out, (*x.shape[:-1], C), x.dtype, qkv, slots, ends, key_cache, value_cache)
     keys, values = key_cache.reshape(B * C, J), value_cache.reshape(B * J, C)
-    row, written = np.empty(H * J, x.dtype), result.reshape(-1, C)
+    row, written = np.empty(step_room(H, J), x.dtype), result.reshape(-1, C)
     attention_step_jit(x.reshape(-1, 3 * C), of.reshape(-1), at.reshape(-1), H, keys, values, row, written)
     return result

@@ -6,13 +6,14 @@ input; gradients are overwritten. Sequences of attention lie as spans of rows, w
 makes them of a padded batch. Twins: `reference_nn`.
 
 The `_jit` forms take rows (N, C) and check nothing; gradients of parameters accumulate there, and some write over an
-input, as each says: `_blocks`, `_attention`, `_attention_gradient`, `_products`.
+input, as each says: `_blocks`, `_attention`, `_attention_gradient`, `_attention_step`, `_products`.
 """
 
 from __future__ import annotations
 
-from ._attention import attention_jit, attention_step_jit, fill_cache_jit
+from ._attention import attention_jit
 from ._attention_gradient import attention_backward_jit
+from ._attention_step import attention_step_jit, fill_cache_jit, step_room
 from ._blocks import (
     draw_jit,
     embedding_backward_jit,
@@ -84,4 +85,5 @@ __all__ = [
     "residual_norm_jit",
     "sample_scratch",
     "spans_of",
+    "step_room",
 ]

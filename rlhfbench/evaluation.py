@@ -65,10 +65,10 @@ class Evaluator:
     def divergence(self, policy: Policy, rollout: Rollout, meter: ComputeMeter) -> Point:
         """Mean over replies of the summed per-state KL(policy || reference) and entropy, nats."""
         inputs = (self.prepared.evaluation_prompts, rollout.responses, rollout.mask)
-        logits = policy.logits(*inputs)
+        logits = policy.logits(*inputs, keep=False)
         reference = self.prepared.reference.clone()
         reference.charge = meter.reference_charge  # type: ignore[attr-defined]
-        ref_logits = reference.logits(*inputs)
+        ref_logits = reference.logits(*inputs, keep=False)
         kl = categorical.kl_divergence(logits, ref_logits) * rollout.mask
         entropy = categorical.entropy(logits) * rollout.mask
         for kernel in ("kl_divergence", "entropy"):
@@ -87,8 +87,9 @@ class Evaluator:
                 sampler.sample(prompts, self.uniforms)
             return account
 
-        plain, spent = cost(policy), cost(served)
+        plain = spent = cost(policy)
         if served is not policy:
+            spent = cost(served)
             meter.add_difference(spent, plain)
         return round(spent.flops["serve"] / len(prompts))
 

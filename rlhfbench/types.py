@@ -85,8 +85,8 @@ class Policy(Sampler, Protocol):
     vocab_size: int
     max_length: int
 
-    def logits(self, prompts: Int, responses: Int, mask: Float) -> Float:
-        """(B, T, V) next-token logits at each response position, activations kept for `backward`.
+    def logits(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
+        """(B, T, V) next-token logits at each response position, activations kept for `backward` unless told otherwise.
 
         They hold until the next call of this policy's `logits`, and the caller may write into them, a gradient for
         instance.
@@ -97,8 +97,8 @@ class Policy(Sampler, Protocol):
         """(B, T) log-probabilities of the response tokens, 0 where the mask is 0; nothing is kept."""
         ...
 
-    def values(self, prompts: Int, responses: Int, mask: Float) -> Float:
-        """(B, T) value of the state before each response token, activations kept for `backward`."""
+    def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
+        """(B, T) value of the state before each response token, activations kept as by `logits`."""
         ...
 
     def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:

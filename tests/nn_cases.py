@@ -131,7 +131,7 @@ def _attention_step(x):
         np.arange(N) % 8,
         heads,
         *cache,
-        x.empty(8 * heads),
+        x.empty(nn.step_room(heads, 8)),
         x.empty(N, C),
     )
 

@@ -75,19 +75,19 @@ class CountedPolicy(LinearPolicy):
 
     role = "policy"
 
-    def _in(self, phase, call, *args):
+    def _in(self, phase, call, *args, **options):
         with account.phase("ref" if self.role == "reference" else phase):
-            result = call(*args)
+            result = call(*args, **options)
         return recount(result) if isinstance(result, np.ndarray) else result
 
-    def logits(self, *args):
-        return self._in("update", super().logits, *args)
+    def logits(self, *args, **options):
+        return self._in("update", super().logits, *args, **options)
 
     def logprobs(self, *args):
         return self._in("update", super().logprobs, *args)
 
-    def values(self, *args):
-        return self._in("critic", super().values, *args)
+    def values(self, *args, **options):
+        return self._in("critic", super().values, *args, **options)
 
     def sample(self, *args):
         rollout = self._in("rollout", super().sample, *args)

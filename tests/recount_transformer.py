@@ -21,6 +21,8 @@ def calls(policy, mask):
     yield "gradient of the logits", lambda: policy.backward(recount(d_logits))
     yield "gradient of the values", lambda: policy.backward(None, recount(d_values))
     yield "values", lambda: policy.values(PROMPTS[1:], RESPONSES[1:], mask[1:])
+    ends = np.eye(mask.shape[1])[[2, 3, 0, 0, 1, 3]]
+    yield "one value of each", lambda: policy.values(PROMPTS, RESPONSES, ends, keep=False)
     yield "logprobs", lambda: policy.logprobs(PROMPTS, RESPONSES, mask)
     uniforms = np.random.default_rng(3).random(mask.shape)
     yield "sample", lambda: policy.sample(PROMPTS, uniforms)

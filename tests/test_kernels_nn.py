@@ -152,7 +152,7 @@ def test_a_step_with_cache_equals_the_last_row_of_attention(dtype, size):
     values = values.reshape(1, J, size.C)
     nn.fill_cache_jit(x.qkv, np.array([before]), np.array([prefix]), keys, values)
     flat = keys.reshape(size.C, J), values.reshape(J, size.C)
-    out, row = np.empty((1, size.C), dtype), np.empty(heads * J, dtype)
+    out, row = np.empty((1, size.C), dtype), np.empty(nn.step_room(heads, J), dtype)
     for i in range(count):
         fresh = x.qkv[first + i : first + i + 1]
         nn.attention_step_jit(fresh, np.array([0]), np.array([prefix + i]), heads, *flat, row, out)

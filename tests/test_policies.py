@@ -77,6 +77,18 @@ def test_gradients_accumulate(kind):
     np.testing.assert_allclose(policy.grads, 2 * once)
 
 
+def test_what_is_not_kept_leaves_what_was(kind):
+    policy, mask = make(kind), MASK.astype(float)
+    d = np.ones((4, 3, 5))
+    policy.logits(PROMPTS, RESPONSES, mask)
+    policy.backward(d)
+    once, policy.grads[:] = policy.grads.copy(), 0
+    policy.logits(PROMPTS[::-1], RESPONSES[::-1], mask[::-1], keep=False)
+    policy.values(PROMPTS[::-1], RESPONSES[::-1], mask[::-1], keep=False)
+    policy.backward(d)
+    np.testing.assert_array_equal(policy.grads, once)
+
+
 def test_padding_changes_nothing(kind):
     policy, mask = make(kind), MASK.astype(float)
     other = np.where(MASK > 0, RESPONSES, 3)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from differences import gradient
 
-from rlhfbench.policies._buffers import Buffers
+from rlhfbench.policies._buffers import ARENA, Buffers
 from rlhfbench.policies._products import NARROW, accumulate, times, times_turned
 from rlhfbench.policies.transformer import TransformerPolicy
 
@@ -73,6 +73,39 @@ def test_logprobs_are_those_of_the_logits_and_keep_nothing():
     want = np.take_along_axis(logits, RESPONSES[..., None], -1)[..., 0] - np.log(np.exp(logits).sum(-1))
     np.testing.assert_allclose(logprobs, want * mask, atol=1e-12)
     assert not logits[mask == 0].any()
+
+
+@pytest.mark.parametrize("mask", [MASK, np.ones_like(MASK)], ids=["some", "all"])
+def test_what_is_not_kept_is_the_same_and_leaves_what_was(mask):
+    policy, mask = make(), mask.astype(float)
+    others = PROMPTS[::-1], RESPONSES[::-1], mask[::-1]
+    policy.params[-9:] = np.arange(9)
+    logits, values = policy.logits(*others).copy(), policy.values(*others)
+    d = np.ones((*mask.shape, 5))
+    policy.logits(PROMPTS, RESPONSES, mask)
+    policy.backward(d)
+    before, policy.grads[:] = policy.grads.copy(), 0
+    np.testing.assert_array_equal(policy.values(*others, keep=False), values)
+    np.testing.assert_array_equal(policy.logits(*others, keep=False), logits)
+    policy.backward(d)
+    np.testing.assert_array_equal(policy.grads, before)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_one_state_of_each_response_passes_the_last_block_alone(layers):
+    policy = make(layers=layers)
+    policy.params[-9:] = np.arange(9)
+    ends = np.zeros(MASK.shape)
+    ends[np.arange(5), [2, 3, 3, 0, 3]] = 1
+    twice = [np.concatenate([array, array]) for array in (PROMPTS, RESPONSES, ends)]
+    want = policy.values(PROMPTS, RESPONSES, MASK.astype(float)) * ends
+    np.testing.assert_allclose(policy.values(PROMPTS, RESPONSES, ends), want, atol=1e-12)
+    np.testing.assert_allclose(policy.values(*twice), np.concatenate([want, want]), atol=1e-12)
+    packed = policy._packed
+    assert (
+        packed.rows - packed.prompt_rows == 2 * 5
+    )  # of replies that came twice all but the last token passes once
+    assert packed.prompt_rows == (2 + 2) + (3 + 3) + 3 + 3 + (1 + 3)
 
 
 def test_values_after_logits_cost_a_head_alone_and_a_changed_parameter_is_seen():
@@ -163,6 +196,23 @@ def test_a_clone_shares_no_memory_and_gives_the_same():
     assert not policy.grads.any()
 
 
+def test_room_is_found_where_some_is_left():
+    get = Buffers(np.dtype(np.float32))
+    third = 350_000  # a little more than that of an arena: two fit
+    arrays = [get(name, size) for name, size in zip("abcd", (third, third, third, 1_000), strict=True)]
+    assert get.nbytes == 2 * ARENA
+    large = get("e", 2 * third, 2)
+    assert get.nbytes == 2 * ARENA + large.nbytes
+    assert get("f", 690_000).shape == (690_000,)
+    assert get.nbytes == 2 * ARENA + large.nbytes
+    for i, array in enumerate(arrays):
+        array[:] = i
+    assert [set(array.tolist()) for array in arrays] == [{0.0}, {1.0}, {2.0}, {3.0}]
+    grown = get("e", 3 * third, 2)
+    assert get.nbytes == 2 * ARENA + grown.nbytes
+    assert all(array.ctypes.data % 64 == 0 for array in (*arrays, grown))
+
+
 def test_a_second_step_needs_no_more_room():
     policy, mask = make(np.float32), MASK.astype(np.float32)
 
@@ -171,7 +221,8 @@ def test_a_second_step_needs_no_more_room():
         policy.values(PROMPTS, RESPONSES, mask)
         policy.backward(np.ones((*MASK.shape, 5), np.float32), np.ones(MASK.shape, np.float32))
         policy.sample(PROMPTS, np.zeros((6, 4)))
-        return {name: flat.ctypes.data for name, flat in policy._get._flat.items()}
+        rooms = policy._get, policy._scratch
+        return [{name: flat.ctypes.data for name, flat in room._flat.items()} for room in rooms]
 
     assert step() == step()
 

@@ -172,7 +172,7 @@ def ppo(setup: Setup, config: PPOConfig) -> Iterator[Metrics]:
 def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, beta: float) -> Targets:
     """Generalised advantages of the score at the last token less the KL penalty of each."""
     mask = episodes.mask
-    values = setup.policy.values(*episodes.replies)
+    values = setup.policy.values(*episodes.replies, keep=False)
     if in_loss(config.kl):
         rewards = np.zeros_like(mask)
     else:

@@ -7,6 +7,7 @@ The last block has no use for a prompt beyond its keys and values, so only respo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from kernels import nn
 
@@ -14,46 +15,97 @@ from ..types import Float, Int
 from ._buffers import Buffers
 from ._packed import Packed
 from ._products import accumulate, times, times_turned
-from ._weights import Layer, Weights
+from ._weights import Layer, Sizes, Weights
 
 CHUNK = 512
 """Rows whose products and activations of the perceptron fill a second-level cache of 1 MiB at width 64."""
 
 
-class Kept:
-    """What the forward pass of one block leaves for the backward pass."""
+class Entry:
+    """What a norm works on: a block's first, or the last one after all blocks."""
 
-    def __init__(self, get: Buffers, name: str, rows: int, C: int, F: int, weights: int) -> None:
-        self.normed1, self.normed2 = get(f"{name}normed1", rows, C), get(f"{name}normed2", rows, C)
-        self.stream1, self.stream2 = get(f"{name}stream1", rows, C), get(f"{name}stream2", rows, C)
-        self.means1, self.shares1 = get(f"{name}means1", rows), get(f"{name}shares1", rows)
-        self.means2, self.shares2 = get(f"{name}means2", rows), get(f"{name}shares2", rows)
-        self.qkv, self.mixed = get(f"{name}qkv", rows, 3 * C), get(f"{name}mixed", rows, C)
-        self.weights = get(f"{name}weights", weights)
-        self.slopes, self.active = get(f"{name}slopes", rows, F), get(f"{name}active", rows, F)
+    def __init__(self, get: Buffers, name: str, rows: int, C: int) -> None:
+        self.stream1, self.normed1 = get(f"{name}entry", 2, rows, C)
+        self.means1, self.shares1 = get(f"{name}entry moments", 2, rows)
 
 
-def kept(get: Buffers, packed: Packed, weights: Weights, keep: bool) -> list[Kept]:
-    """Room for every block, and for the last norm after them; without `keep`, two take turns."""
-    L, C, F = len(weights.layers), weights.table.shape[1], 4 * weights.table.shape[1]
-    names = [f"{i}." if keep else f"free{i % 2}." for i in range(L + 1)]
-    return [Kept(get, name, packed.rows, C, F, packed.weights) for name in names]
+class Room(Entry):
+    """What a block works on, all of which the backward pass reads again."""
+
+    def __init__(self, get: Buffers, name: str, packed: Packed, heads: int, C: int) -> None:
+        rows = packed.rows
+        super().__init__(get, name, rows, C)
+        self.stream2, self.normed2, self.mixed = get(f"{name}inside", 3, rows, C)
+        self.means2, self.shares2 = get(f"{name}inside moments", 2, rows)
+        self.qkv, self.spans = get(f"{name}qkv", rows, 3 * C), packed.spans
+        self.weights = get(f"{name}weights", packed.weights)
+        self.slopes, self.active = get(f"{name}perceptron", 2, rows, 4 * C)
+
+    def perceptron(self, some: slice) -> tuple[Float, Float]:
+        """(slopes, active) of these rows."""
+        return self.slopes[some], self.active[some]
 
 
-def forward(packed: Packed, weights: Weights, heads: int, rooms: list[Kept], get: Buffers) -> Float:
+class Passing(Room):
+    """A room that all blocks take one after the other, where no backward pass follows: most things share a place."""
+
+    def __init__(self, get: Buffers, name: str, packed: Packed, heads: int, C: int) -> None:
+        rows = packed.rows
+        Entry.__init__(self, get, name, rows, C)
+        self.stream2, self.normed2, self.mixed = self.stream1, self.normed1, self.normed1
+        self.means2, self.shares2 = self.means1, self.shares1
+        self.qkv, self.spans = get(f"{name}qkv", rows, 3 * C), packed.spans.copy()
+        self.spans[:, -1] = 0
+        self.weights = get(f"{name}weights", heads * packed.widest)
+        self.slopes, self.active = get(f"{name}perceptron", 2, CHUNK, 4 * C)
+
+    def perceptron(self, some: slice) -> tuple[Float, Float]:
+        rows = some.stop - some.start
+        return self.slopes[:rows], self.active[:rows]
+
+
+class Rooms(NamedTuple):
+    """Of each block, and of the last norm."""
+
+    blocks: list[Room]
+    end: Entry
+
+    def after(self, i: int) -> Entry:
+        """What comes after block i."""
+        return self.end if i + 1 == len(self.blocks) else self.blocks[i + 1]
+
+
+def kept(get: Buffers, packed: Packed, sizes: Sizes) -> Rooms:
+    """Rooms that `backward` reads again."""
+    rooms = [Room(get, f"{i}.", packed, sizes.heads, sizes.width) for i in range(sizes.layers)]
+    return Rooms(rooms, Entry(get, "end.", packed.rows, sizes.width))
+
+
+def passing(get: Buffers, packed: Packed, sizes: Sizes) -> Rooms:
+    """One room for all."""
+    room = Passing(get, "passing.", packed, sizes.heads, sizes.width)
+    return Rooms([room] * sizes.layers, room)
+
+
+def forward(packed: Packed, weights: Weights, heads: int, rooms: Rooms, get: Buffers) -> Float:
     """(response rows, C): what the logits and values of the responses are made of."""
-    first = rooms[0]
+    enter(packed, weights, rooms.blocks[0])
+    for i, layer in enumerate(weights.layers):
+        room = rooms.blocks[i]
+        last = i + 1 == len(weights.layers)
+        begin = packed.prompt_rows if last else 0
+        spans = room.spans[packed.prompts :] if last else room.spans
+        attend(packed, layer, heads, room, begin, spans, get)
+        feed_forward(layer, room, rooms.after(i), begin, *next_norm(weights, i), get)
+    hidden: Float = rooms.end.normed1[packed.prompt_rows :]
+    return hidden
+
+
+def enter(packed: Packed, weights: Weights, first: Entry) -> None:
+    """The embedding and the norm after it."""
     layer = weights.layers[0]
     nn.embedding_jit(packed.tokens, packed.places, weights.table, weights.places, first.stream1)
     nn.layer_norm_jit(first.stream1, layer.gain1, layer.shift1, first.means1, first.shares1, first.normed1)
-    for i, layer in enumerate(weights.layers):
-        last = i + 1 == len(weights.layers)
-        room, after = rooms[i], rooms[i + 1]
-        begin = packed.prompt_rows if last else 0
-        spans = packed.spans[packed.prompts :] if last else packed.spans
-        attend(packed, layer, heads, room, begin, spans, get)
-        feed_forward(layer, room, after, begin, *next_norm(weights, i), get)
-    return rooms[-1].normed1[packed.prompt_rows :]
 
 
 def next_norm(weights: Weights, i: int) -> tuple[Float, Float]:
@@ -72,7 +124,7 @@ def project(layer: Layer, normed: Float, begin: int, qkv: Float, get: Buffers) -
 
 
 def attend(
-    packed: Packed, layer: Layer, heads: int, room: Kept, begin: int, spans: Int, get: Buffers
+    packed: Packed, layer: Layer, heads: int, room: Room, begin: int, spans: Int, get: Buffers
 ) -> None:
     """The block's first half: stream1, normed1 -> stream2, normed2."""
     C = room.normed1.shape[1]
@@ -100,12 +152,12 @@ def slices(begin: int, rows: int) -> Iterator[slice]:
 
 
 def feed_forward(
-    layer: Layer, room: Kept, after: Kept, begin: int, gain: Float, shift: Float, get: Buffers
+    layer: Layer, room: Room, after: Entry, begin: int, gain: Float, shift: Float, get: Buffers
 ) -> None:
     """The block's second half: stream2, normed2 -> stream1, normed1 of what comes after."""
     rows, C = room.normed1.shape
     for some in slices(begin, rows):
-        slopes, active = room.slopes[some], room.active[some]
+        slopes, active = room.perceptron(some)
         branch = get("branch", len(active), C)
         times(room.normed2[some], layer.up, slopes, get)
         nn.gelu_jit(layer.up_bias, slopes, active)
@@ -129,7 +181,7 @@ def backward(
     weights: Weights,
     grads: Weights,
     heads: int,
-    rooms: list[Kept],
+    rooms: Rooms,
     get: Buffers,
 ) -> None:
     """Accumulates into `grads`, from the gradient of what `forward` gave."""
@@ -138,7 +190,7 @@ def backward(
     d_stream[begin:] = 0
     norm_backward(
         d_hidden,
-        rooms[-1],
+        rooms.end,
         weights.gain,
         begin,
         d_stream,
@@ -147,7 +199,7 @@ def backward(
         grads.layers[-1].down_bias,
     )
     for i in reversed(range(len(weights.layers))):
-        layer, grad, room = weights.layers[i], grads.layers[i], rooms[i]
+        layer, grad, room = weights.layers[i], grads.layers[i], rooms.blocks[i]
         last = i + 1 == len(weights.layers)
         begin = packed.prompt_rows if last else 0
         feed_forward_backward(layer, grad, room, begin, d_stream, get)
@@ -164,7 +216,7 @@ def backward(
 
 def norm_backward(
     d_out: Float,
-    room: Kept,
+    room: Entry,
     gain: Float,
     begin: int,
     d_stream: Float,
@@ -187,7 +239,7 @@ def norm_backward(
 
 
 def feed_forward_backward(
-    layer: Layer, grad: Layer, room: Kept, begin: int, d_stream: Float, get: Buffers
+    layer: Layer, grad: Layer, room: Room, begin: int, d_stream: Float, get: Buffers
 ) -> None:
     """Through the perceptron and the norm before it; the rows from `begin` on."""
     rows, C = d_stream.shape
@@ -217,7 +269,7 @@ def attend_backward(
     layer: Layer,
     grad: Layer,
     heads: int,
-    room: Kept,
+    room: Room,
     begin: int,
     spans: Int,
     d_stream: Float,

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels import nn
 
-from ..types import Float, Int, Rollout
+from ..types import Float, Int
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed, Prompts
@@ -37,17 +38,13 @@ def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T:
     before, ends = own[prompts.group], prompts.lengths[prompts.group]
     cache = Cache(get("cache_keys", L, B, C, J), get("cache_values", L, B, J, C), ends)
     if packed.rows:
-        rooms = _backbone.kept(get, packed, weights, keep=False)
-        first, layer = rooms[0], weights.layers[0]
-        nn.embedding_jit(packed.tokens, packed.places, weights.table, weights.places, first.stream1)
-        nn.layer_norm_jit(
-            first.stream1, layer.gain1, layer.shift1, first.means1, first.shares1, first.normed1
-        )
+        rooms = _backbone.passing(get, packed, sizes)
+        _backbone.enter(packed, weights, rooms.blocks[0])
         for i, layer in enumerate(weights.layers):
-            room, after = rooms[i], rooms[i + 1]
+            room = rooms.blocks[i]
             if i + 1 < L:
-                _backbone.attend(packed, layer, sizes.heads, room, 0, packed.spans, get)
-                _backbone.feed_forward(layer, room, after, 0, *_backbone.next_norm(weights, i), get)
+                _backbone.attend(packed, layer, sizes.heads, room, 0, room.spans, get)
+                _backbone.feed_forward(layer, room, rooms.after(i), 0, *_backbone.next_norm(weights, i), get)
             else:
                 _backbone.project(layer, room.normed1, packed.rows, room.qkv, get)
             nn.fill_cache_jit(room.qkv, before, ends, cache.keys[i], cache.values[i])
@@ -88,11 +85,14 @@ class Now(NamedTuple):
     logprobs: Float
 
     @classmethod
-    def of(cls, slots: Int, tokens: Int, dtype: np.dtype[np.floating]) -> Now:
+    def of(cls, slots: Int, tokens: Int, places: Int, ends: Int, dtype: np.dtype[np.floating]) -> Now:
         n = len(slots)
-        return cls(
-            slots, tokens, np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n, dtype)
-        )
+        return cls(slots, tokens, places, ends, np.empty(n), np.empty(n, dtype))
+
+    def left(self, alive: NDArray[np.bool_]) -> Now:
+        """Those that are."""
+        slots, tokens, places, ends = (array[alive] for array in self[:4])
+        return Now.of(slots, tokens, places, ends, self.logprobs.dtype)
 
 
 def plan(
@@ -103,7 +103,7 @@ def plan(
     They hold for as long as no sequence ends: what a step needs is looked up once, not at each.
     """
     n = len(now.slots)
-    room, row = Step.of(get, n, sizes, V), get("step.row", sizes.heads * cache.keys.shape[3])
+    room, row = Step.of(get, n, sizes, V), get("step.row", nn.step_room(sizes.heads, cache.keys.shape[3]))
     _, B, C, J = cache.keys.shape
     stream, normed, norms, layer = room.stream, room.normed, (room.means, room.shares), weights.layers[0]
     calls: Plan = [
@@ -133,7 +133,3 @@ def plan(
     scratch = nn.sample_scratch(V, get.dtype)
     calls.append(partial(nn.draw_jit, room.logits, now.uniforms, *scratch, now.tokens, now.logprobs))
     return calls
-
-
-def empty_rollout(B: int, T: int, dtype: np.dtype[np.floating]) -> Rollout:
-    return Rollout(np.zeros((B, T), np.int64), np.zeros((B, T), dtype), np.zeros((B, T), dtype))

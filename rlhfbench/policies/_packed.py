@@ -1,8 +1,13 @@
-"""A batch as rows of tokens, without padding: every prompt once, then every response."""
+"""A batch as rows of tokens, without padding: every prompt once, then every response.
+
+Where one state of each response is asked for, after its last token, that token alone is a response here, and all that
+comes before it a prompt: so the last block has nothing else to do (`_backbone`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,11 +54,21 @@ class Packed:
     def rows(self) -> int:
         return len(self.tokens)
 
-    def seen(self, spans: Int) -> tuple[int, int]:
-        """(pairs of a query and a key that it sees, pairs scored) of these spans, as `kernels.flops` counts them."""
-        count, prefix = spans[:, 1], spans[:, 3]
-        pairs = int((count * prefix + count * (count + 1) // 2).sum())
-        return pairs, pairs + 6 * int((count // 4).sum())
+    @cached_property
+    def seen(self) -> tuple[int, int]:
+        """(pairs of a query and a key that it sees, pairs scored) of all spans, as `kernels.flops` counts them."""
+        return _seen(self.spans)
+
+    @cached_property
+    def seen_last(self) -> tuple[int, int]:
+        """Those of the responses."""
+        return _seen(self.spans[self.prompts :])
+
+
+def _seen(spans: Int) -> tuple[int, int]:
+    count, prefix = spans[:, 1], spans[:, 3]
+    pairs = int((count * prefix + count * (count + 1) // 2).sum())
+    return pairs, pairs + 6 * int((count // 4).sum())
 
 
 @dataclass(frozen=True)
@@ -72,17 +87,32 @@ def pack_prompts(prompts: Int, context: int, offset: int) -> Prompts:
     The last token of every prompt stands at the same place, so that padding changes nothing. `offset` is added to
     each token.
     """
+    prompts = _known(prompts, context, offset)
+    return _distinct(prompts, prompts.shape[1], context)
+
+
+def _known(prompts: Int, context: int, offset: int) -> Int:
     prompts = prompts[:, -context:] if context else prompts[:, :0]
-    if len(prompts) and prompts.shape[1]:
-        whole = np.ascontiguousarray(prompts).view(f"V{prompts.itemsize * prompts.shape[1]}").reshape(-1)
-        _, first, group = np.unique(whole, return_index=True, return_inverse=True)
-        distinct = prompts[first]
+    return np.where(prompts >= 0, prompts + offset, -1)
+
+
+def _distinct(tokens: Int, width: int, context: int) -> Prompts:
+    """The distinct rows of `tokens`, without -1; of the first `width` columns the last token's place is context - 1."""
+    group = np.zeros(len(tokens), np.int64)
+    if len(tokens) and tokens.shape[1]:
+        # As strings of bytes rows are sorted twice as fast as by `np.unique`.
+        whole = np.ascontiguousarray(tokens).view(f"S{tokens.itemsize * tokens.shape[1]}").reshape(-1)
+        order = whole.argsort(kind="stable")
+        new = np.ones(len(order), bool)
+        np.not_equal(whole[order[1:]], whole[order[:-1]], out=new[1:])
+        group[order] = new.cumsum() - 1
+        tokens = tokens[order[new]]
     else:
-        distinct, group = prompts[:1], np.zeros(len(prompts), np.int64)
-    real = distinct >= 0
-    lengths = np.count_nonzero(real, axis=1)
-    places = context - lengths[:, None] + np.cumsum(real, axis=1) - 1
-    return Prompts(distinct[real] + offset, places[real], lengths, group.reshape(-1))
+        tokens = tokens[:1]
+    real = tokens >= 0
+    begin = context - 1 - real[:, :width].sum(axis=1)
+    places = begin[:, None] + real.cumsum(axis=1)
+    return Prompts(tokens[real], places[real], real.sum(axis=1), group)
 
 
 def pack(
@@ -94,18 +124,25 @@ def pack(
     """
     B, T = responses.shape
     counts = mask > 0
-    lengths = np.where(counts.any(axis=1), T - np.argmax(counts[:, ::-1], axis=1), 0)
+    lengths = (counts * np.arange(1, T + 1)).max(axis=1, initial=0)
     live = np.flatnonzero(lengths)
     lengths = lengths[live]
-    known = pack_prompts(prompts[live], context, offset)
-    inside = np.arange(T) < lengths[:, None]
+    known = _known(prompts[live], context, offset)
     inputs = np.empty((len(live), T), np.int64)
     inputs[:, :1] = start
     inputs[:, 1:] = responses[live, :-1]
-    places = np.broadcast_to(np.arange(context, context + T), inputs.shape)
-    picks = np.flatnonzero((counts[live] & inside)[inside])
+    inside = np.arange(T) < lengths[:, None]
     cells = np.flatnonzero(counts)
-    return _joined(known, lengths, inputs[inside], places[inside], picks, cells, len(cells) == B * T, heads)
+    width = known.shape[1]
+    if len(cells) == len(live):  # one of each
+        body = np.where(np.arange(1, T + 1) < lengths[:, None], inputs, -1)
+        known = np.concatenate([known, body], axis=1)
+        inside &= counts[live]
+        lengths = np.ones_like(lengths)
+    picks = np.flatnonzero(counts[live][inside])
+    places = context + np.nonzero(inside)[1]
+    before = _distinct(known, width, context)
+    return _joined(before, lengths, inputs[inside], places, picks, cells, len(cells) == B * T, heads)
 
 
 def prompts_alone(known: Prompts, heads: int) -> Packed:
@@ -120,20 +157,21 @@ def _joined(
     known: Prompts, lengths: Int, tokens: Int, places: Int, picks: Int, cells: Int, whole: bool, heads: int
 ) -> Packed:
     """Prompts, and responses of `lengths` rows after them."""
-    rows = len(known.tokens)
-    own = np.cumsum(known.lengths) - known.lengths
-    first = rows + np.cumsum(lengths) - lengths
-    alone = np.stack([own, known.lengths, 0 * own, 0 * own], axis=1)
-    after = np.stack([first, lengths, own[known.group], known.lengths[known.group]], axis=1)
-    spans = np.concatenate([alone, after])
-    keys = spans[:, 1] + spans[:, 3]
-    size = spans[:, 1] * keys
+    rows, prompts = len(known.tokens), len(known.lengths)
+    spans = np.zeros((prompts + len(lengths), 5), np.int64)
+    first, count, before, prefix, weights = spans.T
+    count[:prompts], count[prompts:] = known.lengths, lengths
+    first[1:] = count[:-1].cumsum()
+    before[prompts:], prefix[prompts:] = first[known.group], known.lengths[known.group]
+    keys = count + prefix
+    size = count * keys
+    weights[1:] = heads * size[:-1].cumsum()
     return Packed(
         np.concatenate([known.tokens, tokens]),
         np.concatenate([known.places, places]),
         rows,
-        np.column_stack([spans, heads * (np.cumsum(size) - size)]),
-        len(alone),
+        spans,
+        prompts,
         heads * int(size.sum()),
         int(keys.max(initial=1)),
         int(size.max(initial=1)),

@@ -21,7 +21,7 @@ def times(x: Float, w: Float, out: Float, get: Buffers, skip: int = 0) -> None:
     if min(w.shape) > NARROW:
         np.matmul(x, w[:, skip:], out=out[:, skip:])
     else:
-        nn.product_jit(x, w, nn.TIMES, skip, get("panel", nn.PANEL), out)
+        nn.product_jit(x, w, nn.TIMES, skip, get.panel, out)
 
 
 def times_turned(d: Float, w: Float, out: Float, get: Buffers, skip: int = 0) -> None:
@@ -29,7 +29,7 @@ def times_turned(d: Float, w: Float, out: Float, get: Buffers, skip: int = 0) ->
     if min(w.shape) > NARROW:
         np.matmul(d[:, skip:], w[:, skip:].T, out=out)
     else:
-        nn.product_jit(d, w, nn.TIMES_TURNED, skip, get("panel", nn.PANEL), out)
+        nn.product_jit(d, w, nn.TIMES_TURNED, skip, get.panel, out)
 
 
 def accumulate(x: Float, d: Float, grad: Float, get: Buffers, skip: int = 0) -> None:
@@ -39,4 +39,4 @@ def accumulate(x: Float, d: Float, grad: Float, get: Buffers, skip: int = 0) -> 
         np.matmul(x.T, d[:, skip:], out=product)
         grad[:, skip:] += product
     else:
-        nn.product_jit(x, d, nn.TURNED_TIMES, skip, get("panel", nn.PANEL), grad)
+        nn.product_jit(x, d, nn.TURNED_TIMES, skip, get.panel, grad)

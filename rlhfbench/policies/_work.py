@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from kernels.flops import Work, work
 
-from ..types import Int
 from ._packed import Packed
 from ._weights import Sizes
 
@@ -18,10 +17,10 @@ def _sum(*parts: Work) -> Work:
     return sum(parts, start=NOTHING)
 
 
-def _layers(packed: Packed, sizes: Sizes) -> list[tuple[int, int, Int]]:
-    """(rows that pass the whole block, rows of which only keys and values are needed, spans) of each block."""
-    early = (packed.rows, 0, packed.spans)
-    last = (packed.rows - packed.prompt_rows, packed.prompt_rows, packed.spans[packed.prompts :])
+def _layers(packed: Packed, sizes: Sizes) -> list[tuple[int, int, tuple[int, int]]]:
+    """(rows that pass the whole block, rows of which only keys and values are needed, what is seen) of each block."""
+    early = (packed.rows, 0, packed.seen)
+    last = (packed.rows - packed.prompt_rows, packed.prompt_rows, packed.seen_last)
     return [early] * (sizes.layers - 1) + [last]
 
 
@@ -77,9 +76,9 @@ def forward(packed: Packed, sizes: Sizes) -> Work:
     """`_backbone.forward`."""
     row = _row(sizes)
     done = row.start.times(packed.rows)
-    for rows, keys_only, spans in _layers(packed, sizes):
+    for rows, keys_only, seen in _layers(packed, sizes):
         done += row.block.times(rows) + row.keys.times(keys_only)
-        done += _attention("attention", sizes, packed.seen(spans))
+        done += _attention("attention", sizes, seen)
     return done
 
 
@@ -113,10 +112,10 @@ def backward(packed: Packed, sizes: Sizes) -> Work:
     """`_backbone.backward`."""
     row, own = _row(sizes), packed.rows - packed.prompt_rows
     done = row.norm_backward.times(own) + row.start_backward.times(packed.rows)
-    for rows, keys_only, spans in _layers(packed, sizes):
+    for rows, keys_only, seen in _layers(packed, sizes):
         done += row.block_backward.times(rows) + row.keys_backward.times(keys_only)
         done += row.norm_backward.times(packed.rows)
-        done += _attention("attention_backward", sizes, packed.seen(spans))
+        done += _attention("attention_backward", sizes, seen)
     return done
 
 

@@ -78,12 +78,13 @@ class LinearPolicy:
 
         self._w, self._g = views(self.params), views(self.grads)
 
-    def logits(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    def logits(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Next-token logits (B, T, V); 0 where the mask is 0. Keeps the inputs for `backward`."""
         B, T = responses.shape
         out = np.empty((B, T, self.vocab_size), self.params.dtype)
         loglinear.logits_jit(prompts, responses, mask, *self._w[:3], self._base, out)
-        self._inputs = (prompts, responses, mask)
+        if keep:
+            self._inputs = (prompts, responses, mask)
         self._charge("logits", "loglinear_logits", prompts, mask, self.vocab_size)
         return out
 
@@ -94,12 +95,13 @@ class LinearPolicy:
         self._charge("logprobs", "loglinear_logprobs", prompts, mask, self.vocab_size)
         return out
 
-    def values(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps the inputs for `backward`."""
         B, T = responses.shape
         out = np.empty((B, T, 1), self.params.dtype)
         loglinear.logits_jit(prompts, responses, mask, *self._w[3:], self._value_base, out)
-        self._inputs = (prompts, responses, mask)
+        if keep:
+            self._inputs = (prompts, responses, mask)
         self._charge("values", "loglinear_logits", prompts, mask, 1)
         return out.reshape(B, T)
 

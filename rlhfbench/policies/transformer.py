@@ -14,7 +14,7 @@ from kernels import categorical, flops
 
 from ..types import Float, Int, Rollout
 from . import _backbone, _decoding, _work
-from ._buffers import Buffers, aligned
+from ._buffers import Buffers, aligned, scratch
 from ._packed import Packed, pack, pack_prompts, prompts_alone
 from ._products import accumulate, times, times_turned
 from ._weights import Sizes, initialise, size, views
@@ -57,7 +57,9 @@ class TransformerPolicy:
     Notes
     -----
     What `logits` returns lies in the policy's workspace, and holds until the next call of `logits`. `values` after
-    `logits` of the same inputs and parameters, or the other way round, only adds its head.
+    `logits` of the same inputs and parameters, or the other way round, only adds its head. With ``keep=False`` they
+    leave nothing for `backward`, and what they did keep stays. What does not outlast a call lies in one workspace
+    that all policies of a thread share.
     """
 
     def __init__(
@@ -100,25 +102,30 @@ class TransformerPolicy:
         self._get = Buffers(self.params.dtype)
         self._inputs: tuple[Int, Int, Float, Float] | None = None
         self._packed: Packed | None = None
+        self._hidden: Float = np.empty((0, 0), self.params.dtype)
 
-    def logits(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    @property
+    def _scratch(self) -> Buffers:
+        return scratch(self.params.dtype)
+
+    def logits(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Next-token logits (B, T, V) at each response position; 0 where the mask is 0. Keeps activations."""
-        packed, hidden = self._forward(prompts, responses, mask, "logits")
+        packed, hidden = self._forward(prompts, responses, mask, "logits", keep)
         out = self._get("logits", *responses.shape, self.vocab_size)
         rows = out.reshape(-1, self.vocab_size)
         if packed.whole:
             self._head(hidden, rows)
         else:
-            some = self._get("some_logits", len(packed.cells), self.vocab_size)
+            some = self._scratch("logits", len(packed.cells), self.vocab_size)
             self._head(hidden, some)
             rows[...] = 0
             rows[packed.cells] = some
         self._charge("logits", _work.head(len(hidden), self.sizes.width, self.vocab_size), len(hidden))
         return out
 
-    def values(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps activations."""
-        packed, hidden = self._forward(prompts, responses, mask, "values")
+        packed, hidden = self._forward(prompts, responses, mask, "values", keep)
         out = np.zeros(mask.shape, self.params.dtype)
         out.reshape(-1)[packed.cells] = np.matmul(hidden, self._w.value) + self._w.value_bias
         self._charge("values", _work.value(len(hidden), self.sizes.width), len(hidden))
@@ -128,8 +135,8 @@ class TransformerPolicy:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
         packed = self._pack(prompts, responses, mask)
         out = np.zeros(responses.shape, self.params.dtype)
-        hidden = self._run(packed, keep=False)
-        some = self._get("free_logits", len(hidden), self.vocab_size)
+        hidden = self._pass(packed)
+        some = self._scratch("logits", len(hidden), self.vocab_size)
         self._head(hidden, some)
         out.reshape(-1)[packed.cells] = categorical.token_logprobs(some, responses.reshape(-1)[packed.cells])
         done = _work.head(len(hidden), self.sizes.width, self.vocab_size)
@@ -145,16 +152,16 @@ class TransformerPolicy:
         C, M = self.sizes.width, len(packed.cells)
         if not M or (d_logits is None and d_values is None):
             return
-        hidden = self._hidden
-        d_hidden = self._get("d_picked", M, C)
+        hidden, get = self._hidden, self._scratch
+        d_hidden = get("d_picked", M, C)
         if d_logits is not None:
             d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed)
-            times(d_rows, self._w.table[: self.vocab_size], d_hidden, self._get)
-            accumulate(d_rows, hidden, self._g.table[: self.vocab_size], self._get)
+            times(d_rows, self._w.table[: self.vocab_size], d_hidden, get)
+            accumulate(d_rows, hidden, self._g.table[: self.vocab_size], get)
             self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
         if d_values is not None:
             slopes = d_values.reshape(-1)[packed.cells]
-            share = self._get("d_from_value", M, C) if d_logits is not None else d_hidden
+            share = get("d_from_value", M, C) if d_logits is not None else d_hidden
             np.multiply(slopes[:, None], self._w.value, out=share)
             if d_logits is not None:
                 d_hidden += share
@@ -162,48 +169,56 @@ class TransformerPolicy:
             self._g.value_bias[...] += slopes.sum()
             self._charge("values_backward", _work.value_backward(M, C, d_logits is not None), 0)
         if len(packed.picks) < packed.rows - packed.prompt_rows:
-            spread = self._get("d_hidden", packed.rows - packed.prompt_rows, C)
+            spread = get("d_hidden", packed.rows - packed.prompt_rows, C)
             spread[...] = 0
             spread[packed.picks] = d_hidden
             d_hidden = spread
-        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, self._rooms, self._get)
+        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, self._rooms, get)
         kind = "backward" if d_logits is not None else "values_backward"
         self._charge(kind, _work.backward(packed, self.sizes), M)
 
     def sample(self, prompts: Int, uniforms: Float) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
         B, T = uniforms.shape
-        rollout = _decoding.empty_rollout(B, T, self.params.dtype)
-        if not B or not T:
-            return rollout
+        responses, logprobs = np.zeros((T, B), np.int64), np.zeros((T, B), self.params.dtype)
+        lengths = np.full(B, T)
+        if B and T:
+            self._decode(prompts, np.ascontiguousarray(uniforms.T), responses, logprobs, lengths)
+        mask = (np.arange(T) < lengths[:, None]).astype(self.params.dtype)
+        return Rollout(np.ascontiguousarray(responses.T), mask, np.ascontiguousarray(logprobs.T))
+
+    def _decode(self, prompts: Int, uniforms: Float, responses: Int, logprobs: Float, lengths: Int) -> None:
+        """Writes what is drawn by `uniforms` (T, B) into `responses` and `logprobs` (T, B), and `lengths` (B,)."""
+        T, B = uniforms.shape
         known = pack_prompts(prompts, self.prompt_length, self._offset)
         packed = prompts_alone(known, self.sizes.heads)
-        cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._get)
-        done = _work.prefill(packed.rows, packed.seen(packed.spans), self.sizes)
-        fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, self._get)
-        now = _decoding.Now.of(np.arange(B), np.full(B, self.vocab_size), self.params.dtype)
+        cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._scratch)
+        done = _work.prefill(packed.rows, packed.seen, self.sizes)
+        fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, self._scratch)
+        start = np.full(B, self.vocab_size), np.full(B, self.prompt_length), cache.ends.copy()
+        now = _decoding.Now.of(np.arange(B), *start, self.params.dtype)
         calls = _decoding.plan(now, *fixed)
         for t in range(T):
-            slots, tokens = now.slots, now.tokens
-            now.ends[:], now.places[:] = cache.ends[slots] + t, self.prompt_length + t
-            now.uniforms[:] = uniforms[slots, t]
+            now.uniforms[:] = uniforms[t, now.slots]
             for call in calls:
                 call()
-            rollout.responses[slots, t] = tokens
-            rollout.mask[slots, t] = 1
-            rollout.logprobs[slots, t] = now.logprobs
-            if self.eos is not None:
-                alive = tokens != self.eos
-                if not alive.any():
+            responses[t, now.slots] = now.tokens
+            logprobs[t, now.slots] = now.logprobs
+            np.add(now.places, 1, out=now.places)
+            np.add(now.ends, 1, out=now.ends)
+            if self.eos is None:
+                continue
+            ended = now.tokens == self.eos
+            if ended.any():
+                lengths[now.slots[ended]] = t + 1
+                if ended.all():
                     break
-                if not alive.all():
-                    now = _decoding.Now.of(slots[alive], tokens[alive], self.params.dtype)
-                    calls = _decoding.plan(now, *fixed)
-        drawn = rollout.mask > 0
-        rows, before = int(np.count_nonzero(drawn)), cache.ends[:, None] + np.arange(T)
-        done += _work.step(rows, int(before[drawn].sum()) + rows, self.sizes, self.vocab_size)
+                now = now.left(~ended)
+                calls = _decoding.plan(now, *fixed)
+        rows = int(lengths.sum())
+        pairs = int((lengths * cache.ends + lengths * (lengths + 1) // 2).sum())
+        done += _work.step(rows, pairs, self.sizes, self.vocab_size)
         self._charge("sample", done, rows)
-        return rollout
 
     def clone(self) -> TransformerPolicy:
         """A copy that shares no memory with this one and charges the same account."""
@@ -222,33 +237,40 @@ class TransformerPolicy:
         sizes = self.sizes
         return pack(prompts, responses, mask, sizes.heads, self.prompt_length, self.vocab_size, self._offset)
 
-    def _forward(self, prompts: Int, responses: Int, mask: Float, kind: str) -> tuple[Packed, Float]:
+    def _forward(
+        self, prompts: Int, responses: Int, mask: Float, kind: str, keep: bool
+    ) -> tuple[Packed, Float]:
         """The rows that have a logit, computed anew only if inputs or parameters are others than they were."""
         now = (prompts, responses, mask, self.params)
-        if self._inputs is None or not all(map(np.array_equal, self._inputs, now)):
-            self._packed = self._pack(prompts, responses, mask)
-            self._hidden = self._run(self._packed, keep=True)
-            kept = self._get("params", len(self.params))
-            kept[...] = self.params
-            self._inputs = (prompts.copy(), responses.copy(), mask.copy(), kept)
-            self._charge(kind, _work.forward(self._packed, self.sizes), 0)
-        assert self._packed is not None
-        return self._packed, self._hidden
+        if self._inputs is not None and all(map(np.array_equal, self._inputs, now)):
+            assert self._packed is not None
+            return self._packed, self._hidden
+        packed = self._pack(prompts, responses, mask)
+        self._charge(kind, _work.forward(packed, self.sizes), 0)
+        if not keep:
+            return packed, self._pass(packed)
+        self._rooms = _backbone.kept(self._get, packed, self.sizes)
+        self._packed, self._hidden = packed, self._run(packed, self._rooms, self._get)
+        kept = self._get("params", len(self.params))
+        kept[...] = self.params
+        self._inputs = (prompts.copy(), responses.copy(), mask.copy(), kept)
+        return packed, self._hidden
 
-    def _run(self, packed: Packed, keep: bool) -> Float:
+    def _pass(self, packed: Packed) -> Float:
+        """As `_run`, and nothing is kept."""
+        return self._run(packed, _backbone.passing(self._scratch, packed, self.sizes), self._scratch)
+
+    def _run(self, packed: Packed, rooms: _backbone.Rooms, get: Buffers) -> Float:
         """The last norm's output where there is a logit."""
-        rooms = _backbone.kept(self._get, packed, self._w, keep)
-        if keep:
-            self._rooms = rooms
-        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, self._get)
+        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, self._scratch)
         if len(packed.picks) == len(hidden):
             return hidden
-        picked = self._get("hidden" if keep else "free_hidden", len(packed.picks), self.sizes.width)
+        picked = get("hidden", len(packed.picks), self.sizes.width)
         return np.take(hidden, packed.picks, axis=0, out=picked)
 
     def _head(self, hidden: Float, out: Float) -> None:
         """Writes logits (rows, V)."""
-        times_turned(hidden, self._w.table[: self.vocab_size], out, self._get)
+        times_turned(hidden, self._w.table[: self.vocab_size], out, self._scratch)
         if self.never is not None:
             out[:, self.never] = NEVER
 
@@ -256,7 +278,7 @@ class TransformerPolicy:
         """The rows that have a logit, without what would go to a constant."""
         if packed.whole and self.never is None:
             return np.ascontiguousarray(d_rows, self.params.dtype)
-        some = self._get("d_some", len(packed.cells), self.vocab_size)
+        some = self._scratch("d_some", len(packed.cells), self.vocab_size)
         np.take(d_rows, packed.cells, axis=0, out=some)
         if self.never is not None:
             some[:, self.never] = 0

@@ -55,7 +55,7 @@ class TransformerRewardModel:
         out = np.empty(len(responses), mask.dtype)
         for begin in range(0, len(responses), CHUNK):
             some = slice(begin, begin + CHUNK)
-            out[some] = read_scores(self.backbone, prompts[some], responses[some], mask[some])[0]
+            out[some] = read_scores(self.backbone, prompts[some], responses[some], mask[some], keep=False)[0]
         if self.charge is not None:
             self.charge(total(*works), len(responses))
         return out
@@ -114,8 +114,10 @@ class TransformerRewardModel:
         return cls(backbone)
 
 
-def read_scores(backbone: TransformerPolicy, prompts: Int, responses: Int, mask: Float) -> tuple[Float, Int]:
-    """(B,) values at the states after the replies' last tokens, and how many tokens come before; keeps activations."""
+def read_scores(
+    backbone: TransformerPolicy, prompts: Int, responses: Int, mask: Float, *, keep: bool = True
+) -> tuple[Float, Int]:
+    """(B,) values at the states after the replies' last tokens, and how many tokens come before."""
     B, T = responses.shape
     if backbone.max_length <= T:
         raise ValueError(f"responses: came with {T} tokens, at most {backbone.max_length - 1} are needed")
@@ -123,7 +125,8 @@ def read_scores(backbone: TransformerPolicy, prompts: Int, responses: Int, mask:
     longer = np.zeros((B, T + 1), np.int64)
     longer[:, :T] = responses
     ends = at(lengths, np.ones(B, backbone.params.dtype), T + 1)
-    return backbone.values(prompts, longer, ends)[np.arange(B), lengths], lengths
+    values = backbone.values(prompts, longer, ends, keep=keep)
+    return values[np.arange(B), lengths], lengths
 
 
 def at(places: Int, numbers: Float, width: int) -> Float:

@@ -183,7 +183,7 @@ def _validate(backbone: TransformerPolicy, pairs: PreferencePairs) -> tuple[floa
     scores = np.empty((2, n), backbone.params.dtype)
     for begin in range(0, n, CHUNK // 2):
         some = np.arange(begin, min(begin + CHUNK // 2, n))
-        scores[:, some] = read_scores(backbone, *_both(pairs.take(some)))[0].reshape(2, -1)
+        scores[:, some] = read_scores(backbone, *_both(pairs.take(some)), keep=False)[0].reshape(2, -1)
     return (
         float(bradley_terry(*scores).loss),
         accuracy(scores[0] - scores[1]),
