@@ -10,7 +10,7 @@ from typing import Any
 
 from .comparison import Comparison
 from .errors import InputError
-from .jobs import Job, warm_up_job, work_on
+from .jobs import Job, share_jobs, warm_up_job, work_on
 from .options import require
 from .plan import Plan, Which, make_world
 from .pool import Outcome, run_jobs
@@ -155,7 +155,6 @@ def run_missing(
 
     if not work:
         return lost, False
-    warm_up = (warm_up_job(plan.arms, plan.world),)
     try:
         run_jobs(
             work_on,
@@ -163,7 +162,8 @@ def run_missing(
             workers=workers,
             on_message=watch,
             on_done=done,
-            warm_up=warm_up,
+            warm_up=(warm_up_job(plan.arms, plan.world),),
+            shares=[(job,) for job in share_jobs(plan.arms, plan.world)],
         )
     except KeyboardInterrupt:
         have.update(plan.stored())

@@ -86,8 +86,10 @@ LAYERS = {
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
+    "rlhfbench.shares": "kernels.* optimizer registry rewards.* seeding sft types",
     "rlhfbench.jobs": (
-        "environment errors options policy_choice pool prepare registry results reward_models run tasks.* types worlds"
+        "environment errors options policy_choice pool prepare registry results reward_models run shares tasks.* types "
+        "worlds"
     ),
     "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options policy_choice registry",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
