@@ -1,9 +1,9 @@
 # mypy: allow-untyped-calls
 """How functions are compiled that only jitted code calls: to LLVM's code, which their callers take in, and no further.
 
-Numba optimises each function and makes machine code of it before a caller takes it in, where both are done again; here
-it is left to the callers. What such a function lacks is what Python would need: an entry, and an environment, which is
-not there either when a caller comes from the cache.
+Numba makes machine code of them as well, which nobody runs. What they lack then is what Python would need: an entry,
+and an environment, which is not there either when a caller comes from the cache. They are still optimised before they
+are taken in: left to the callers, some loops (of `value_clip`, `dpo`, `bradley_terry`) took a third longer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ __all__ = ["Inlaid"]
 
 class _Library(codegen.JITCodeLibrary):
     """Code that waits for a caller to take it in."""
-
-    def _optimize_final_module(self) -> None:
-        """Leave it to the caller."""
 
     def _finalize_final_module(self) -> None:
         """Leave out what hands the code to LLVM's engine, where it would become machine code."""

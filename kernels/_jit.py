@@ -141,7 +141,7 @@ def jit(function: Any = None, **options: Any) -> Any:
     `error_model="numpy"`: division by zero gives inf or NaN, and loops with divisions vectorise. `nogil`:
     other threads run on. Of this package's functions Python may call those whose names end in `_jit`, and only these
     are cached on disk; the others are for jitted code alone, and get neither an entry from Python nor machine code of
-    their own: with those, and an entry from C that nobody uses, compiling took a third longer.
+    their own: with those, and an entry from C that nobody uses, compiling took a quarter longer.
     """
     if function is None:
         return partial(jit, **options)
