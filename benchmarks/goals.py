@@ -150,6 +150,13 @@ def _threads(found: Found) -> Iterator[Goal]:
         yield Goal(f"`{record['case']}`, two threads", "1.7 × one thread", reached, gain >= 1.7)
 
 
+STARTUP = (
+    ("compile", "cold compile, one process", 20),
+    ("wait", "cold compile, two workers", 20),
+    ("load", "loading from the cache", 1),
+)
+
+
 def _overheads(found: Found) -> Iterator[Goal]:
     costs = found.overheads
     if not costs:
@@ -177,7 +184,7 @@ def _overheads(found: Found) -> Iterator[Goal]:
     met = all(s <= (0.2 + 0.06 * arrays) * 1e-6 for arrays, s, _ in calls.values())
     yield Goal("jitted, from Python", "0.2 µs + 0.06 µs an array", f"{reached} µs", met)
     for policy, seconds in costs["startup"].items():
-        for name, what, most in (("compile", "cold compile", 20), ("load", "loading from the cache", 1)):
+        for name, what, most in STARTUP:
             value = seconds[name]
             reached = f"{value:.2f} s"
             yield Goal(f"`compare ppo dpo`, {policy} policy, {what}", f"{most} s", reached, value <= most)

@@ -27,19 +27,27 @@ from kernels.policy_gradient import k1_jit, ppo_clip_jit
 TINY = {"logits": (2, 2, 4), "tokens": (4, 2), "parameters": (8,)}
 LOOPS = 10_000
 
-# What a comparison of PPO and DPO compiles, in a process that has done it once already: the difference is compiling,
-# or loading, and all that Numba sets up for it.
+# What a comparison of PPO and DPO compiles, in a process, or in workers, that have done it once already: the difference
+# is compiling, or loading, and all that Numba sets up for it.
 STARTUP = """
 import sys
 from time import perf_counter
-from rlhfbench.jobs import warm_up, warm_up_job
+from rlhfbench.jobs import share_jobs, warm_up, warm_up_job, work_on
 from rlhfbench.plan import make_world
+from rlhfbench.pool import run_jobs
 from rlhfbench.registry import parse_arm
-job = warm_up_job([parse_arm("ppo"), parse_arm("dpo")], make_world(None, None, False, sys.argv[1], None))
+world, workers = make_world(None, None, False, sys.argv[1], None), int(sys.argv[2])
+arms = [parse_arm("ppo"), parse_arm("dpo")]
+job, shares = warm_up_job(arms, world), [(share,) for share in share_jobs(arms, world)]
+def ready():
+    if workers:
+        run_jobs(work_on, [(job,)] * workers, workers=workers, warm_up=(job,), shares=shares)
+    else:
+        warm_up(job)
 start = perf_counter()
-warm_up(job)
+ready()
 middle = perf_counter()
-warm_up(job)
+ready()
 print(2 * middle - start - perf_counter())
 """
 
@@ -140,25 +148,29 @@ def jitted_from_jitted() -> dict[str, tuple[float, float]]:
 
 
 def startup(policy: str) -> dict[str, float]:
-    """Compiling what `compare ppo dpo` uses with this policy, and loading it from the cache, the best of three."""
-    with tempfile.TemporaryDirectory() as cache:
+    """Compiling what `compare ppo dpo` uses with this policy, and loading it from the cache, the best of three.
+
+    `compile` is what one process takes, `wait` what somebody waits for whose comparison has two workers.
+    """
+
+    def seconds(cache: str, workers: int = 0) -> float:
+        command = [sys.executable, "-c", STARTUP, policy, str(workers)]
         environment = os.environ | {"NUMBA_CACHE_DIR": cache}
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        return float(done.stdout.splitlines()[-1])
 
-        def seconds() -> float:
-            command = [sys.executable, "-c", STARTUP, policy]
-            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-            return float(done.stdout.splitlines()[-1])
-
-        return {"compile": seconds(), "load": min(seconds() for _ in range(3))}
+    with tempfile.TemporaryDirectory() as alone, tempfile.TemporaryDirectory() as shared:
+        found = {"compile": seconds(alone), "load": min(seconds(alone) for _ in range(3))}
+        return found | {"wait": seconds(shared, workers=2)}
 
 
 def main() -> None:
-    one_core()
-    found = {
+    found: dict[str, Any] = {"startup": {policy: startup(policy) for policy in ("linear", "transformer")}}
+    one_core()  # only now: of that the two workers would have had one
+    found |= {
         "public": public_calls(),
         "from Python": jitted_from_python(),
         "from jitted": jitted_from_jitted(),
-        "startup": {policy: startup(policy) for policy in ("linear", "transformer")},
     }
     print(json.dumps(found))
 

@@ -11,7 +11,7 @@ from typing import Any
 from .comparison import Comparison
 from .comparison_gates import judge
 from .errors import InputError
-from .jobs import Job, warm_up_job, work_on
+from .jobs import Job, share_jobs, warm_up_job, work_on
 from .options import require
 from .plan import Plan, Which, make_world
 from .pool import Outcome, run_jobs
@@ -157,7 +157,6 @@ def run_missing(
 
     if not work:
         return lost, False
-    warm_up = (warm_up_job(plan.arms, plan.world),)
     try:
         run_jobs(
             work_on,
@@ -165,7 +164,8 @@ def run_missing(
             workers=workers,
             on_message=watch,
             on_done=done,
-            warm_up=warm_up,
+            warm_up=(warm_up_job(plan.arms, plan.world),),
+            shares=[(job,) for job in share_jobs(plan.arms, plan.world)],
         )
     except KeyboardInterrupt:
         have.update(plan.stored())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .policy_choice import choose_policy
 from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
+from .shares import SMALL, compile_share, share_names
 from .types import Metrics, Sampler, Task
 
 
@@ -36,7 +37,7 @@ class World:
 
 @dataclass(frozen=True)
 class Job:
-    """One seed for one worker: prepare once, then run and commit each arm."""
+    """One seed for one worker: prepare once, then run and commit each arm. Without manifests it only compiles."""
 
     world: World
     seed: int
@@ -44,6 +45,8 @@ class Job:
     """(what was typed, label)"""
     manifests: tuple[dict[str, Any], ...]
     folder: str
+    share: str = ""
+    """Of what is to be compiled; else the warm-up, which is all of it."""
 
 
 def open_task(task: str, data: str | None, strict: bool = False) -> Task:
@@ -72,6 +75,12 @@ def warm_up_job(arms: Sequence[Arm], world: World) -> Job:
     return Job(world, 0, tuple((a.source, a.label) for a in arms), (), "")
 
 
+def share_jobs(arms: Sequence[Arm], world: World) -> list[Job]:
+    """What workers compile side by side before each runs the warm-up."""
+    job = warm_up_job(arms, world)
+    return [replace(job, share=name) for name in share_names(arm.spec.name for arm in arms)]
+
+
 def work_on(job: Job) -> list[tuple[str, Result]]:
     """Prepare the job's seed, run its arms, commit each; a job without manifests only compiles."""
     from .prepare import prepare
@@ -79,7 +88,7 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
     from .worlds import pack_served, pack_world, world_inputs
 
     if not job.manifests:
-        return warm_up(job)
+        return compile_in_part(job) if job.share else warm_up(job)
     prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
     store, environment = RunStore(Path(job.folder)), fingerprint()
     world = job.world
@@ -124,37 +133,59 @@ def refuse_changed(world: World, arm: Arm, hashes: Mapping[str, str]) -> None:
 
 
 _compiled = {"seconds": 0.0}
+_shares: dict[str, float] = {}
+"""When this process began the first of its shares, and how long it has compiled since."""
+
+
+@contextmanager
+def _compiling(state: str) -> Iterator[None]:
+    """Time what is compiled within and tell the parent, as `state`, when it is over."""
+    from numba.core import event
+
+    emit({"kind": "jit", "state": "start"})
+    since = _shares.setdefault("since", time.perf_counter())
+    found = [0.0]
+    try:
+        with event.install_timer("numba:compile", lambda seconds: found.__setitem__(0, seconds)):
+            yield
+    finally:
+        _shares["seconds"] = _shares.get("seconds", 0.0) + found[0]
+        wall = time.perf_counter() - since
+        emit({"kind": "jit", "state": state, "seconds": found[0], "wall": wall})
 
 
 class _Enough(Exception):
     """The warm-up has seen two yields."""
 
 
-SMALL = "sentences-small:pairs=64,demos=64"
-
-
-def small_worlds(world: World) -> list[str]:
-    """Tasks that together compile what `world` trains: with its reward model, then with its judge's kind."""
+def reward_models(world: World) -> list[str]:
+    """The kinds of reward models that are trained in `world`: its own, then its judge's."""
     from .reward_models import choose_reward_model
 
     task = world.open()
     models = [choose_reward_model(task, choose_policy(world.policy)).kind]
-    if task.gold == "judge":
-        models.append("bigrams")
-    return [f"{SMALL},rm={model}" for model in models]
+    return [*models, "bigrams"] if task.gold == "judge" else models
+
+
+def small_worlds(world: World) -> list[str]:
+    """Tasks that together compile what `world` trains: with its reward model, then with its judge's kind."""
+    return [f"{SMALL},rm={model}" for model in reward_models(world)]
+
+
+def compile_in_part(job: Job) -> list[tuple[str, Result]]:
+    """Compile the job's share."""
+    with _compiling("share"):
+        compile_share(job.share, job.world.policy, lambda: reward_models(job.world))
+    return []
 
 
 def warm_up(job: Job) -> list[tuple[str, Result]]:
     """Run each arm for two yields on a small world, so that all it needs is compiled; report the time."""
-    from numba.core import event
-
     from .prepare import prepare
     from .run import run
 
     policy = job.world.policy
-    emit({"kind": "jit", "state": "start"})
-    started, compiling = time.perf_counter(), [0.0]
-    with event.install_timer("numba:compile", lambda seconds: compiling.__setitem__(0, seconds)):
+    with _compiling("done"):
         prepared, *_ = [prepare(load_task(task), policy, job.seed, 8) for task in small_worlds(job.world)]
         for typed, label in job.arms:
             yields: list[float] = []
@@ -166,8 +197,8 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
 
             with suppress(_Enough):
                 run(prepared, parse_arm(typed, label, policy), progress=count)
-    _compiled["seconds"] = compiling[0]
-    emit({"kind": "jit", "state": "done", "seconds": compiling[0], "wall": time.perf_counter() - started})
+    _compiled["seconds"] = _shares.pop("seconds")
+    _shares.clear()
     return []
 
 

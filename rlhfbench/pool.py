@@ -25,8 +25,8 @@ from .worker import Failure, Message, Worker, emit
 __all__ = ["Message", "Outcome", "emit", "run_jobs"]
 
 Job = tuple[Any, ...]
-_LOAD: Final = -2  # tasks that are no job: import the function's module,
-_WARM_UP: Final = -1  # run the warm-up
+_SHARE: Final = -2  # tasks that are no job: a share of what comes before the warm-up,
+_WARM_UP: Final = -1  # and the warm-up
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def run_jobs(
     on_message: Callable[[Message], None] | None = None,
     on_done: Callable[[Outcome], None] | None = None,
     warm_up: Job | None = None,
+    shares: Sequence[Job] = (),
 ) -> list[Outcome]:
     """Call `function(*job)` for every job and return the outcomes in the order of `jobs`.
 
@@ -80,7 +81,11 @@ def run_jobs(
         Called here with every outcome, in the order of completion.
     warm_up : tuple, optional
         Arguments of a first call in each worker, whose value is dropped and whose failure is left to the jobs to
-        show. One worker goes first, so that the others find in Numba's cache what it has compiled.
+        show.
+    shares : sequence of tuples
+        Arguments of calls before the warm-up, each made by one worker, in order: no warm-up begins before the last of
+        them has come back, so that it finds in Numba's cache what they have compiled. Values and failures as of
+        `warm_up`; without processes there are none.
     """
     if workers < 0:
         raise InputError(f"the number of workers must be 0 or more, got {workers}")
@@ -98,7 +103,7 @@ def run_jobs(
         _run_here(function, jobs, on_message, finish, warm_up)
     else:
         _refuse_main(function)
-        with _ended_at_once(_Crew(function, jobs, on_message, finish, warm_up)) as crew:
+        with _ended_at_once(_Crew(function, jobs, on_message, finish, warm_up, shares)) as crew:
             crew.run(min(workers, len(jobs)))
     return [done[index] for index in range(len(jobs))]
 
@@ -140,17 +145,18 @@ class _Crew:
         on_message: Callable[[Message], None],
         finish: Callable[[Outcome], None],
         warm_up: Job | None,
+        shares: Sequence[Job],
     ) -> None:
         self.function, self.jobs, self.warm_up = function, jobs, warm_up
+        self.shares = deque(shares)
         self.on_message, self.on_finish = on_message, finish
         self.pending = deque(range(len(jobs)))
         self.left = len(jobs)
         self.workers: list[Worker] = []
-        self.compiled = False  # one worker has gone through the warm-up
 
     def run(self, size: int) -> None:
-        for _ in range(size):  # all start now and import while the first one warms up
-            self._hire(load=self.warm_up is not None and bool(self.workers))
+        for _ in range(size):
+            self._hire()
         while self.left:
             for connection in wait([w.progress for w in self.workers]):
                 self._listen(next(w for w in self.workers if w.progress is connection))
@@ -161,7 +167,7 @@ class _Crew:
         for member in self.workers:
             member.close()
 
-    def _hire(self, load: bool = False) -> None:
+    def _hire(self) -> None:
         try:
             member = Worker()
             self.workers.append(member)
@@ -170,10 +176,7 @@ class _Crew:
             raise InputError(
                 f"cannot start a worker process ({error.strerror}); use fewer: --jobs N"
             ) from None
-        if load:
-            self._assign(member, _LOAD)
-        if member.free:
-            self._next(member)
+        self._next(member)
 
     def _listen(self, member: Worker) -> None:
         try:
@@ -198,7 +201,7 @@ class _Crew:
     def _finished(self, member: Worker, value: Any) -> None:
         task, member.task = member.task, None
         if task == _WARM_UP:
-            member.warm = self.compiled = True
+            member.warm = True
         elif task is not None and task >= 0:
             # The worker goes on before the caller looks at what it brought.
             self._next(member)
@@ -212,6 +215,7 @@ class _Crew:
         self.workers.remove(member)
         if task is not None and task < 0:
             self.warm_up = None  # or the next one might die of it again; the jobs will show what is wrong
+            self.shares.clear()
         if self.pending:
             self._hire()
         if task is not None and task >= 0:
@@ -224,9 +228,11 @@ class _Crew:
                 self._next(member)
 
     def _next(self, member: Worker) -> None:
-        if self.warm_up is not None and not member.warm:
-            if not self.compiled and any(w.task == _WARM_UP for w in self.workers):
-                return  # its turn comes when the first one is through
+        while self.shares and member.free:
+            self._assign(member, _SHARE)
+        if any(w.task == _SHARE for w in self.workers):
+            return  # its turn comes when the last one is through
+        if self.warm_up is not None and not member.warm and member.free:
             self._assign(member, _WARM_UP)
         while self.pending and member.free:
             self._assign(member, self.pending.popleft())
@@ -237,7 +243,7 @@ class _Crew:
         except Exception as error:
             if task >= 0:
                 self._report(task, worker.unpicklable("what the job is given", error))
-            else:
+            elif task == _WARM_UP:
                 self.warm_up = None
             return
         try:
@@ -249,8 +255,8 @@ class _Crew:
         member.task = task
 
     def _call(self, task: int) -> tuple[Callable[..., Any], Job]:
-        if task == _LOAD:
-            return worker.load, (self.function,)
+        if task == _SHARE:
+            return self.function, self.shares.popleft()
         if task == _WARM_UP:
             assert self.warm_up is not None
             return self.function, self.warm_up

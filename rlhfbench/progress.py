@@ -46,7 +46,8 @@ class Monitor:
             dict[str, dict[str, float]](),
         )
         self.started: float | None = None
-        self._compiling = self._compiled = False
+        self._compiled: float | None = None  # seconds that workers have compiled so far
+        self._ready = False
         self.arms: list[str] = []
         self._seen = dict[tuple[str, int], float]()  # when each run was heard of last
         self._pace = dict[str, tuple[float, float]]()  # seconds and runs that they moved an arm on
@@ -64,14 +65,19 @@ class Monitor:
             self.say(line)
 
     def on_jit(self, event: Event) -> None:
-        """The first worker compiles, the others read what it left: only the first is worth a line."""
-        if event["state"] == "start" and not self._compiling:
-            self._compiling = True
-            self.say("compiling kernels where needed (once per version: about 20 s)")
-        elif event["state"] == "done" and not self._compiled:
-            self._compiled = True
-            compiled = event["seconds"]
-            took = f"compiled in {compiled:.1f} s" if compiled >= 0.05 else "had been compiled before"
+        """Workers compile in shares, then each reads what the others left: the first that has is worth a line."""
+        if self._ready:
+            return
+        if event["state"] == "start":
+            if self._compiled is None:
+                self._compiled = 0.0
+                self.say("compiling kernels where needed (once per version: 15 s on two cores)")
+            return
+        self._compiled = (self._compiled or 0.0) + event["seconds"]
+        if event["state"] == "done":
+            self._ready = True
+            work = f"{self._compiled:.1f} s of work"
+            took = f"compiled in {work}" if self._compiled >= 0.05 else "had been compiled before"
             self.say(f"kernels ready after {event['wall']:.1f} s: {took}; this is not charged to anyone")
 
     def on_point(self, event: Event) -> None:

@@ -100,10 +100,6 @@ def nothing() -> None:
     """Do nothing: submitted to have the process started."""
 
 
-def load(function: Callable[..., Any]) -> None:
-    """Do nothing with `function`: to get here, its module has been imported."""
-
-
 def call(payload: bytes) -> bytes:
     """Run one pickled job and return its pickled value or `Failure`; the pool itself never sees an exception."""
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from kernels import _jit
+from kernels import _inlaid, _jit
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 
@@ -42,11 +42,12 @@ print(value, hits, caller_jit.stats.cache_path)
 
 @pytest.fixture
 def package(tmp_path):
-    """A small package around a copy of our `_jit.py`: a caller, and its helper in another file."""
+    """A small package around copies of `_jit.py` and what it imports: a caller, and its helper in another file."""
     folder = tmp_path / "cached"
     folder.mkdir()
     (folder / "__init__.py").touch()
-    shutil.copy(_jit.__file__, folder)
+    for file in (_jit.__file__, _inlaid.__file__):
+        shutil.copy(file, folder)
     (folder / "_helper.py").write_text(HELPER)
     (folder / "caller.py").write_text(CALLER)
     return folder

@@ -92,8 +92,10 @@ LAYERS = {
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
+    "rlhfbench.shares": "kernels.* optimizer registry rewards.* seeding sft types",
     "rlhfbench.jobs": (
-        "environment errors options policy_choice pool prepare registry results reward_models run tasks.* types worlds"
+        "environment errors options policy_choice pool prepare registry results reward_models run shares tasks.* types "
+        "worlds"
     ),
     "rlhfbench.gates": "errors options",
     "rlhfbench.comparison_gates": "gates jobs policy_choice registry reward_models",

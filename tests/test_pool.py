@@ -73,6 +73,16 @@ JOBS = """
             emit({"step": step, "of": value})
         return value
 
+    def job_say(value):
+        emit({"said": value})
+        return value
+
+    def job_meet(folder):
+        (Path(folder) / str(os.getpid())).touch()
+        deadline = time.monotonic() + 20
+        while len(list(Path(folder).iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+
     def job_hold(value):  # machine code that never lets go of the interpreter
         emit({"holding": os.getpid()})
         ctypes.PyDLL(None).sleep(value)
@@ -297,7 +307,7 @@ def test_emit_outside_a_job_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_every_worker_warms_up_once_and_one_goes_first(run: Any, workers: int) -> None:
+def test_every_worker_warms_up_once(run: Any, workers: int) -> None:
     steps: list[int] = []
     outcomes = run_jobs(
         run,
@@ -307,8 +317,41 @@ def test_every_worker_warms_up_once_and_one_goes_first(run: Any, workers: int) -
         on_message=lambda m: steps.append(m["step"]),
     )
     assert [o.error for o in outcomes] == [None] * 6
-    assert len(steps) == 50 * max(workers, 1)
-    assert steps[:50] == list(range(50))
+    assert sorted(steps) == sorted([*range(50)] * max(workers, 1))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_shares_are_taken_once_each_and_end_before_any_warm_up(run: Any, workers: int) -> None:
+    said: list[str] = []
+    shares = [("say", f"share {n}") for n in range(5)]
+    jobs = [("say", f"job {n}") for n in range(4)]
+    outcomes = run_jobs(
+        run,
+        jobs,
+        workers=workers,
+        warm_up=("say", "warm"),
+        shares=shares,
+        on_message=lambda m: said.append(m["said"]),
+    )
+    assert sorted(said[:5]) == [share for _, share in shares]
+    assert 1 <= said.count("warm") <= workers  # the jobs may be over before the last one is warm
+    assert said.index("warm") == 5
+    assert [o.value for o in outcomes] == [job for _, job in jobs]
+
+
+def test_workers_have_their_shares_side_by_side(run: Any, tmp_path: Path) -> None:
+    """Each waits for the other: one after the other they would wait for ever."""
+    meet = ("meet", str(tmp_path))
+    outcomes = run_jobs(run, [("echo", 1), ("echo", 2)], workers=2, warm_up=("echo", 0), shares=[meet, meet])
+    assert [o.value for o in outcomes] == [1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("share", [("raise", "no"), ("vanish", 1), ("echo", lambda: 0)])
+def test_a_failed_share_leaves_the_rest(run: Any, share: Any) -> None:
+    shares = [("echo", 1), share, ("echo", 2)]
+    outcomes = run_jobs(run, [("echo", n) for n in range(4)], workers=2, warm_up=("echo", 0), shares=shares)
+    assert [o.value for o in outcomes] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("warm_up", [("raise", "no"), ("vanish", 1), ("echo", lambda: 0)])

@@ -249,11 +249,11 @@ def test_time_left_follows_the_pace() -> None:
 def test_compilation_is_said_once_however_many_workers() -> None:
     said: list[str] = []
     monitor = Monitor(said.append)
-    for seconds in (18.2, 0.0):
+    for state, seconds in (("share", 10.0), ("share", 8.0), ("done", 0.2), ("done", 0.1)):
         monitor({"kind": "jit", "state": "start"})
-        monitor({"kind": "jit", "state": "done", "seconds": seconds, "wall": 19.0})
+        monitor({"kind": "jit", "state": state, "seconds": seconds, "wall": 11.0})
     assert len(said) == 2
-    assert "compiled in 18.2 s" in said[1]
+    assert "ready after 11.0 s: compiled in 18.2 s" in said[1]
     monitor({"kind": "something new"})
 
 
