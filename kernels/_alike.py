@@ -10,7 +10,7 @@ from numpy import ndarray
 from . import _check
 from ._check import F32, F64, Array
 
-__all__ = ["alike", "check_mask", "fit", "flat", "mask_like", "masked", "nothing", "pairs"]
+__all__ = ["alike", "check_mask", "fit", "flat", "mask_like", "masked", "nothing", "pairs", "tables"]
 
 
 def fit(first: Any, *others: Any) -> bool:
@@ -74,6 +74,11 @@ def check_mask(weight: float) -> None:
 def flat(*arrays: Array) -> tuple[Array, ...]:
     """All elements, in C order, of arrays of one shape, as views."""
     return arrays if arrays[0].ndim == 1 else tuple([array.ravel() for array in arrays])
+
+
+def tables(*arrays: Array) -> tuple[Array, ...]:
+    """Arrays of one shape as they are, if that is (B, T), else as (1, N)."""
+    return arrays if arrays[0].ndim == 2 else tuple([array.reshape(1, -1) for array in arrays])
 
 
 def nothing(like: Array) -> Array:
