@@ -92,12 +92,11 @@ def dpo_from_logits(
     chosen = Tokens(x, chosen_tokens, chosen_mask, 4, "chosen_")
     rejected = Tokens(y, rejected_tokens, rejected_mask, 4, "rejected_")
     ignored = ignored_token(ignore_index)
-    shape = chosen.tokens.shape[:-1]
-    if chosen.tokens.ndim == 0 or rejected.tokens.shape[:-1] != shape:
+    shape, dtype = chosen.shape[:-1], chosen.dtype
+    if not chosen.shape or rejected.shape[:-1] != shape:
         raise ValueError(
             f"rejected_logits: came with shape {y.shape}, (..., U, V) is needed as (..., T, V) is {x.shape}"
         )
-    dtype = chosen.columns.dtype
     up = _check.shaped("ref_chosen", ref_chosen, dtype, shape, "one a sequence")
     down = _check.shaped("ref_rejected", ref_rejected, dtype, shape, "one a sequence")
     _check.not_empty("ref_chosen", up)
@@ -175,7 +174,7 @@ def _in_steps(
 def _columns(read: Tokens) -> tuple[Array, ...]:
     """What `dpo_loss_jit` is given of the tokens of one response of each pair."""
     tokens, mask = read.tokens, read.mask
-    masses = np.empty(tokens.size, _check.sums(read.columns.dtype))
+    masses = np.empty(tokens.size, _check.sums(read.dtype))
     if tokens.ndim != 2:
         tokens, mask = tokens.reshape(1, -1), mask.reshape(1, -1)
     return tokens, mask, read.columns, masses

@@ -21,12 +21,13 @@ class Tokens:
     """Logits (..., V), tokens (...) and their mask, checked and named with the prefix, and room for numbers a token.
 
     The mask has no elements if there is none. `columns` are (k, N), of which the first holds what each token weighs.
+    `shape` and `dtype` are those of one number a token.
     """
 
-    __slots__ = ("columns", "logits", "mask", "prefix", "tokens", "total")
+    __slots__ = ("columns", "dtype", "logits", "mask", "prefix", "shape", "tokens", "total")
 
     def __init__(self, logits: Array, tokens: Any, mask: Any, columns: int = 1, prefix: str = "") -> None:
-        shape, dtype = logits.shape[:-1], _batch.number(logits)
+        self.shape, self.dtype = shape, dtype = logits.shape[:-1], _batch.number(logits)
         self.tokens = t = _check.shaped(prefix + "tokens", tokens, I64, shape, _EACH)
         self.columns = each = np.empty((columns, t.size), dtype)
         self.mask = each[:0] if mask is None else _check.shaped(prefix + "mask", mask, dtype, shape, _EACH)
@@ -35,16 +36,16 @@ class Tokens:
     @property
     def weights(self) -> Array:
         """What each token weighs, (...)."""
-        weights: Array = self.columns[0].reshape(self.tokens.shape)
+        weights: Array = self.columns[0].reshape(self.shape)
         return weights
 
     def empty(self) -> Array:
         """Room for one number a token."""
-        return np.empty(self.tokens.shape, self.columns.dtype)
+        return np.empty(self.shape, self.dtype)
 
     def column(self, name: str, value: Any) -> Array:
         """One number a token, in the precision that the logits are computed with."""
-        return _check.shaped(name, value, self.columns.dtype, self.tokens.shape, _EACH)
+        return _check.shaped(name, value, self.dtype, self.shape, _EACH)
 
     def check(self, total: float, outside: int = 0) -> None:
         """Given the sum of the weights, and how many tokens are outside the vocabulary: there must be none."""
