@@ -21,6 +21,7 @@ __all__ = [
     "masked",
     "nothing",
     "pairs",
+    "tables",
 ]
 
 POLICIES = ("pi_chosen", "pi_rejected", "ref_chosen", "ref_rejected")
@@ -97,6 +98,11 @@ def check_mask(weight: float) -> None:
 def flat(*arrays: Array) -> tuple[Array, ...]:
     """All elements, in C order, of arrays of one shape, as views."""
     return arrays if arrays[0].ndim == 1 else tuple([array.ravel() for array in arrays])
+
+
+def tables(*arrays: Array) -> tuple[Array, ...]:
+    """Arrays of one shape as they are, if that is (B, T), else as (1, N)."""
+    return arrays if arrays[0].ndim == 2 else tuple([array.reshape(1, -1) for array in arrays])
 
 
 def nothing(like: Array) -> Array:

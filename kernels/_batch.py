@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 from numpy.lib.stride_tricks import as_strided
 
 from . import _check
@@ -15,6 +16,7 @@ from ._check import F32, F64, Array
 
 __all__ = [
     "as_rows",
+    "batches",
     "flat",
     "gradient",
     "logits",
@@ -58,9 +60,9 @@ def logits(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
         dtype is F32 or dtype is F64
     ):  # what most calls bring, at a fraction of the price of finding out what to do
         for value in values:
-            if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.carray:
+            if type(value) is not ndarray or value.dtype is not dtype or not value.flags.carray:
                 break
-            if value.size == 0 or value.ndim == 0:
+            if not value.size or not value.ndim:
                 break
         else:
             return values
@@ -73,7 +75,7 @@ def logits(names: tuple[str, ...], *values: Any) -> tuple[Array, ...]:
 
 
 def _read(name: str, value: Any) -> Array:
-    if type(value) is np.ndarray and (value.dtype is F32 or value.dtype is F64):
+    if type(value) is ndarray and (value.dtype is F32 or value.dtype is F64):
         array = value
     else:
         array = _check.read(name, value)
@@ -102,17 +104,18 @@ def _has_whole_rows(x: Array) -> bool:
     return x.flags.aligned and (x.flags.c_contiguous or x.strides[-1] == x.itemsize or x.shape[-1] == 1)
 
 
-def gradient(out: Any, x: Array, *inputs: Any) -> tuple[Array, Array]:
+def gradient(out: Any, x: Array, inputs: tuple[Any, ...]) -> tuple[Array, Array]:
     """`out`, or a new array for the gradient of the logits x: as the caller sees it, and as stored.
 
     It may be the logits' own memory, which it then replaces. Of half precision it has x's type, or float32.
     """
     if out is None:
-        new = np.empty(x.shape, number(x))
+        dtype = x.dtype
+        new = np.empty(x.shape, dtype if dtype is F32 or dtype is F64 else number(x))
         return new, new
-    if type(out) is np.ndarray and out.dtype is x.dtype and x.dtype.kind == "f":
+    if type(out) is ndarray and out.dtype is x.dtype and x.dtype.kind == "f":
         return out, _check.output(out, x.shape, x.dtype, *inputs, rows=True)
-    if isinstance(out, np.ndarray) and out.dtype.kind in "fVu" and stored(out).dtype == x.dtype:
+    if isinstance(out, ndarray) and out.dtype.kind in "fVu" and stored(out).dtype == x.dtype:
         return out, _check.output(stored(out), x.shape, x.dtype, *inputs, rows=True)
     checked = _check.output(out, x.shape, number(x), *inputs, rows=True)
     return checked, checked
@@ -179,10 +182,18 @@ def as_rows(arrays: Sequence[Array]) -> Sequence[Array]:
 
 
 def some_rows(arrays: Sequence[Array]) -> list[Array]:
-    """Of arrays from `as_rows`, what is (..., V) as (n, V): of the same types as what `over_rows` hands on."""
+    """Of arrays from `as_rows`, what is (..., V) as (1, n, V): of the same types as what `over_rows` hands on."""
     ndim = arrays[0].ndim
     first = (0,) * (ndim - 2)
-    return [a[first] if a.ndim == ndim else a for a in arrays]
+    return [a[first][None] for a in arrays]
+
+
+def batches(x: Array, d: Array) -> tuple[Array, ...]:
+    """Both, (..., V), as (B, T, V) in C order or else as (1, N, V); nothing if views cannot be that."""
+    if x.ndim == 3 and x.flags.c_contiguous and d.flags.c_contiguous:
+        return x, d
+    rows = as_rows((x, d))
+    return (rows[0][None], rows[1][None]) if rows[0].ndim == 2 else ()
 
 
 def _pieces(arrays: Sequence[Array], start: int, stop: int) -> Iterator[list[Array]]:

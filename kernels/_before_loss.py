@@ -16,7 +16,7 @@ from ._advantages import (
     rloo_advantages_jit,
     whiten_jit,
 )
-from ._alike import alike, check_mask, flat, masked
+from ._alike import alike, check_mask, flat, masked, tables
 from ._check import Array
 
 __all__ = [
@@ -195,7 +195,7 @@ def whiten(x: Any, mask: Any, *, shift_mean: bool = True) -> Array:
     """
     values, m = masked(("x",), x, mask)
     out = np.empty(values.shape, values.dtype)
-    check_mask(whiten_jit(values.reshape(1, -1), m.reshape(1, -1), bool(shift_mean), out.reshape(1, -1)))
+    check_mask(whiten_jit(*tables(values, m), bool(shift_mean), *tables(out)))
     return out
 
 

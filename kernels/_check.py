@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba.core import config as _config
+from numpy import ndarray
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -69,7 +70,7 @@ def _common(arrays: list[Array]) -> np.dtype[Any]:
 def floats(names: tuple[str, ...], *values: Any) -> list[Array]:
     """The values as C-ordered arrays of one common dtype, float32 or float64."""
     arrays = [
-        v if type(v) is np.ndarray and (v.dtype is F64 or v.dtype is F32) else real(n, v)
+        v if type(v) is ndarray and (v.dtype is F64 or v.dtype is F32) else real(n, v)
         for n, v in zip(names, values, strict=True)
     ]
     dtype = arrays[0].dtype
@@ -86,7 +87,7 @@ def _plain(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """`value` as a C-ordered array of `dtype`: for masks and uniforms, which do not decide the result's dtype."""
-    if type(value) is np.ndarray and value.dtype is dtype and value.flags.carray:
+    if type(value) is ndarray and value.dtype is dtype and value.flags.carray:
         return value
     array = real(name, value)
     if array.dtype.kind == "O":
@@ -99,17 +100,17 @@ def like(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def shaped(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], why: str) -> Array:
-    """`like`, of this shape."""
-    if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape and value.flags.carray:
+    """`integers`, if dtype is int64, or else `like`, of this shape."""
+    if type(value) is ndarray and value.dtype is dtype and value.shape == shape and value.flags.carray:
         return value
-    array = like(name, value, dtype)
+    array = integers(name, value) if dtype is I64 else like(name, value, dtype)
     shape_is(name, array, shape, why)
     return array
 
 
 def integers(name: str, value: Any) -> Array:
     """`value` as a C-ordered int64 array."""
-    if type(value) is np.ndarray and value.dtype is I64 and value.flags.carray:
+    if type(value) is ndarray and value.dtype is I64 and value.flags.carray:
         return value
     array = real(name, value)
     if array.dtype.kind not in "iu" and array.size:
@@ -150,19 +151,21 @@ def not_empty(name: str, array: Array) -> None:
 
 
 def number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float | None = None
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf
 ) -> float:
     """`value` as a finite float in [low, high], or in (above, high]."""
+    if type(value) is float and low <= value <= high and above < value < math.inf:
+        return value
     try:
-        result = value if type(value) is float else _float(value)
+        result = _float(value)
     except OverflowError:  # an int of hundreds of digits
         result = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name}: came as {value!r}, a number is needed") from None
-    if low <= result <= high and math.isfinite(result) and (above is None or result > above):
+    if low <= result <= high and above < result < math.inf:
         return result
-    bounds = f"in [{low:g}, {high:g}]" if above is None else f"above {above:g}"
-    needed = "finite" if math.isinf(low) and math.isinf(high) and above is None else f"finite and {bounds}"
+    bounds = f"in [{low:g}, {high:g}]" if above == -math.inf else f"above {above:g}"
+    needed = "finite" if low == above == -high == -math.inf else f"finite and {bounds}"
     raise ValueError(f"{name}: came as {value!r}, a number {needed} is needed")
 
 
@@ -208,13 +211,15 @@ def output(
         raise ValueError(
             f"{name}: came with shape {out.shape} and dtype {out.dtype}, {shape} and {dtype} is needed"
         )
-    if not (out.flags.aligned and (out.flags.c_contiguous or (rows and _has_rows(out)))):
-        needed = "rows without gaps, apart from each other, are" if rows else "C order is"
-        raise ValueError(f"{name}: came with gaps or in another order, {needed} needed")
-    if not out.flags.writeable:
-        raise ValueError(f"{name}: came read-only, a writable array is needed")
+    flags = out.flags
+    if not flags.carray:
+        if not (flags.aligned and (flags.c_contiguous or (rows and _has_rows(out)))):
+            needed = "rows without gaps, apart from each other, are" if rows else "C order is"
+            raise ValueError(f"{name}: came with gaps or in another order, {needed} needed")
+        if not flags.writeable:
+            raise ValueError(f"{name}: came read-only, a writable array is needed")
     for value in inputs:
-        array = value if type(value) is np.ndarray else np.asarray(value)
+        array = value if type(value) is ndarray else np.asarray(value)
         if may_overlap(out, array) and not (rows and (array is out or _is_same(out, array))):
             raise ValueError(f"{name}: overlaps an input, memory of its own is needed")
     return out

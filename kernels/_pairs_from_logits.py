@@ -92,26 +92,26 @@ def dpo_from_logits(
     chosen = Tokens(x, chosen_tokens, chosen_mask, 4, "chosen_")
     rejected = Tokens(y, rejected_tokens, rejected_mask, 4, "rejected_")
     ignored = ignored_token(ignore_index)
-    shape = chosen.tokens.shape[:-1]
-    if chosen.tokens.ndim == 0 or rejected.tokens.shape[:-1] != shape:
+    shape, dtype = chosen.shape[:-1], chosen.dtype
+    if not chosen.shape or rejected.shape[:-1] != shape:
         raise ValueError(
             f"rejected_logits: came with shape {y.shape}, (..., U, V) is needed as (..., T, V) is {x.shape}"
         )
-    dtype = chosen.columns.dtype
     up = _check.shaped("ref_chosen", ref_chosen, dtype, shape, "one a sequence")
     down = _check.shaped("ref_rejected", ref_rejected, dtype, shape, "one a sequence")
     _check.not_empty("ref_chosen", up)
     strength, heat = _check.number("beta", beta, above=0.0), _batch.temperature(temperature)
     smoothing = _check.number("label_smoothing", label_smoothing, 0.0, 1.0)
     first, second = _pair(out, chosen_logits, rejected_logits)
-    inputs = chosen_logits, rejected_logits, chosen_tokens, rejected_tokens, ref_chosen, ref_rejected
-    d_chosen, d_x = _batch.gradient(first, x, *inputs, chosen_mask, rejected_mask)
-    d_rejected, d_y = _batch.gradient(second, y, *inputs, chosen_mask, rejected_mask)
+    given = chosen_tokens, rejected_tokens, ref_chosen, ref_rejected, chosen_mask, rejected_mask
+    inputs = (chosen_logits, rejected_logits, *given)
+    d_chosen, d_x = _batch.gradient(first, x, inputs)
+    d_rejected, d_y = _batch.gradient(second, y, inputs)
     pairs = np.empty((6, *shape), dtype)  # the last two hold the slopes by each response's log-probability
-    given = _batch.flat(up), _batch.flat(down), pairs if pairs.ndim == 2 else pairs.reshape(6, -1)
-    loss = _loss(chosen, rejected, d_x, d_y, threads, given, (ignored, heat, strength, smoothing))
-    sums, other_sums, rewards, other_rewards = [pairs[i, ...] for i in range(4)]
-    return DPOFromLogits(loss, d_chosen, d_rejected, rewards, other_rewards, sums, other_sums)
+    each = _batch.flat(up), _batch.flat(down), pairs if pairs.ndim == 2 else pairs.reshape(6, -1)
+    loss = _loss(chosen, rejected, d_x, d_y, threads, each, (ignored, heat, strength, smoothing))
+    rewards, sums = (pairs[2, ...], pairs[3, ...]), (pairs[0, ...], pairs[1, ...])
+    return DPOFromLogits(loss, d_chosen, d_rejected, *rewards, *sums)
 
 
 def _loss(
@@ -124,16 +124,17 @@ def _loss(
     scalars: tuple[Any, ...],
 ) -> Any:
     """Call `dpo_loss_jit`, which writes the gradients and what is given a pair."""
-    rows, others = _batch.as_rows((chosen.logits, d_chosen)), _batch.as_rows((rejected.logits, d_rejected))
+    rows, others = _batch.batches(chosen.logits, d_chosen), _batch.batches(rejected.logits, d_rejected)
     given = *_columns(chosen), *_columns(rejected), *pairs
-    if type(threads) is int and threads == 1 and rows[0].ndim == others[0].ndim == 2:
+    if type(threads) is int and threads == 1 and rows and others:
         total, other_total, outside, other_outside, loss = dpo_loss_jit(
             *rows, *others, *given, ALL, 0, *scalars
         )
         chosen.check(total, outside)
         rejected.check(other_total, other_outside)
         return loss
-    return _in_steps(chosen, rejected, threads, rows, others, given, scalars)
+    apart = _batch.as_rows((chosen.logits, d_chosen)), _batch.as_rows((rejected.logits, d_rejected))
+    return _in_steps(chosen, rejected, threads, *apart, given, scalars)
 
 
 def _in_steps(
@@ -149,13 +150,13 @@ def _in_steps(
 
     def of_chosen(step: int) -> int:
         def share(x: Array, d: Array, places: Array) -> Any:
-            return dpo_loss_jit(x, d, *some_others, *given, step, int(places[0]), *scalars)[2]
+            return dpo_loss_jit(x[None], d[None], *some_others, *given, step, int(places[0]), *scalars)[2]
 
         return _batch.over_rows(share, threads, *rows, np.arange(chosen.tokens.size))
 
     def of_rejected(step: int) -> int:
         def share(x: Array, d: Array, places: Array) -> Any:
-            return dpo_loss_jit(*some, x, d, *given, step, int(places[0]), *scalars)[3]
+            return dpo_loss_jit(*some, x[None], d[None], *given, step, int(places[0]), *scalars)[3]
 
         return _batch.over_rows(share, threads, *others, np.arange(rejected.tokens.size))
 
@@ -172,14 +173,19 @@ def _in_steps(
 
 def _columns(read: Tokens) -> tuple[Array, ...]:
     """What `dpo_loss_jit` is given of the tokens of one response of each pair."""
-    masses = np.empty(read.tokens.size, _check.sums(read.columns.dtype))
-    return _batch.flat(read.tokens), read.mask, read.columns, masses
+    tokens, mask = read.tokens, read.mask
+    masses = np.empty(tokens.size, _check.sums(read.dtype))
+    if tokens.ndim != 2:
+        tokens, mask = tokens.reshape(1, -1), mask.reshape(1, -1)
+    return tokens, mask, read.columns, masses
 
 
 def _pair(out: Any, chosen: Any, rejected: Any) -> tuple[Any, Any]:
     """Both outputs; neither lies where the other, or the logits that the other belongs to, are."""
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out: came as {type(out).__name__}, a tuple of two arrays is needed")
+    if out[0] is None and out[1] is None:
+        return out
     for one, other in (out, (out[0], rejected), (out[1], chosen)):
         if isinstance(one, np.ndarray) and _check.may_overlap(one, np.asarray(other)):
             raise ValueError(

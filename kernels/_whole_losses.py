@@ -1,11 +1,12 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""Jitted bodies of `from_logits`, a loss each: from logits (N, V) to their gradient, by way of `_from_logits`.
+"""Jitted bodies of `from_logits`, a loss each: from logits (B, T, V) to their gradient, by way of `_from_logits`.
 
 A loss is several steps: weigh the tokens, go through the rows, sum up. One call takes all of them, because a call from
-Python, and each array that it hands over, costs more than a short row's computation. Where rows are shared out, each
-call takes one step, and is given some of the rows: n of them, of which the first belongs to token `first`. What is
-given a token is whole, (N,), or columns (k, N). What a step needs of an earlier one is in the columns, of which weights
-come first, and in `total`, their sum; where that is not a number to divide by, no later step is taken.
+Python, and each array that it hands over or sees in another shape, costs more than a short row's computation. Where
+rows lie apart, or are shared out, B is 1. Shared out, each call takes one step, and is given some of the rows: n of
+them, of which the first belongs to token `first`. What is given a token is whole, (B, T) or (1, N), or columns (k, N).
+What a step needs of an earlier one is in the columns, of which weights come first, and in `total`, their sum; where
+that is not a number to divide by, no later step is taken.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ._from_logits import (
 from ._jit import jit
 from ._policy_gradient import grpo_jit, ppo_clip_jit
 from ._preference import dpo_jit
+from ._shapes import flat, matrix
 
 WEIGH, ROWS, SUM = 1, 2, 4
 OTHER_ROWS, GRADIENT, OTHER_GRADIENT = 8, 16, 32
@@ -47,6 +49,8 @@ def sft_loss_jit(
     logits, d_logits, tokens, mask, columns, logprobs, steps, first, total, ignore_index, temperature
 ):
     """Columns: weights. Writes them, logprobs, d_logits. Returns total, tokens outside the vocabulary, loss."""
+    logits, d_logits = matrix(logits), matrix(d_logits)
+    tokens, mask, logprobs = flat(tokens), flat(mask), flat(logprobs)
     weights = columns[0]
     outside, loss = 0, np.float64(0.0)
     if steps & WEIGH:
@@ -83,6 +87,9 @@ def ppo_loss_jit(
 
     Returns total, tokens outside the vocabulary, loss, clipfrac, approxkl.
     """
+    logits, d_logits = matrix(logits), matrix(d_logits)
+    tokens, mask, logprobs = flat(tokens), flat(mask), flat(logprobs)
+    old_logprobs, advantages = flat(old_logprobs), flat(advantages)
     weights, slopes = columns[0], columns[1]
     outside, loss, clipfrac, kl = 0, np.float64(0.0), np.float64(0.0), np.float64(0.0)
     if steps & WEIGH:
@@ -146,6 +153,9 @@ def grpo_loss_jit(
 
     Returns total, tokens outside the vocabulary, loss, clipfrac, kl.
     """
+    logits, d_logits = matrix(logits), matrix(d_logits)
+    tokens, mask, logprobs = flat(tokens), flat(mask), flat(logprobs)
+    old_logprobs, ref_logprobs = flat(old_logprobs), flat(ref_logprobs)
     weights, slopes, repeated = columns[0], columns[1], columns[2]
     outside, loss, clipfrac, kl = 0, np.float64(0.0), np.float64(0.0), np.float64(0.0)
     B = advantages.shape[0]
@@ -228,6 +238,9 @@ def dpo_loss_jit(
     of others in turn. Writes them, masses, d_logits. Returns both totals, how many tokens are outside the vocabulary in
     both, loss. Where any are, no later step is taken.
     """
+    logits, d_logits = matrix(logits), matrix(d_logits)
+    other_logits, other_d_logits = matrix(other_logits), matrix(other_d_logits)
+    tokens, mask, other_tokens, other_mask = flat(tokens), flat(mask), flat(other_tokens), flat(other_mask)
     weights, logprobs, tops, slopes = columns[0], columns[1], columns[2], columns[3]
     other_weights, other_logprobs = other_columns[0], other_columns[1]
     other_tops, other_slopes = other_columns[2], other_columns[3]

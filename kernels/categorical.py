@@ -76,7 +76,7 @@ def log_softmax(logits: Any, out: Array | None = None, *, threads: int = 1) -> A
     array([-0.6931, -0.6931])
     """
     (x,) = _batch.logits(("logits",), logits)
-    result, written = _batch.gradient(out, x, logits)
+    result, written = _batch.gradient(out, x, (logits,))
     _batch.over_rows(log_softmax_jit, threads, x, written)
     return result
 
@@ -180,7 +180,7 @@ def token_logprobs_backward(
     (x,) = _batch.logits(("logits",), logits)
     t = _tokens(tokens, x)
     d = _slopes("d_logprobs", d_logprobs, x)
-    result, written = _batch.gradient(out, x, logits, tokens, d_logprobs)
+    result, written = _batch.gradient(out, x, (logits, tokens, d_logprobs))
     more = _forward(forward, d, logits, tokens, d_logprobs, result)
     _all_inside(_batch.over_rows(token_logprobs_backward_jit, threads, x, t, d, written, *more), t, x)
     return result
@@ -254,7 +254,7 @@ def entropy_backward(
     """
     (x,) = _batch.logits(("logits",), logits)
     d = _slopes("d_entropy", d_entropy, x)
-    result, written = _batch.gradient(out, x, logits, d_entropy)
+    result, written = _batch.gradient(out, x, (logits, d_entropy))
     more = _forward(forward, d, logits, d_entropy, result)
     _batch.over_rows(entropy_backward_jit, threads, x, d, written, *more)
     return result
@@ -334,7 +334,7 @@ def kl_divergence_backward(
     if x.shape != y.shape:
         _check.same_shape(("logits", "ref_logits"), x, y)
     d = _slopes("d_kl", d_kl, x)
-    result, written = _batch.gradient(out, x, logits, ref_logits, d_kl)
+    result, written = _batch.gradient(out, x, (logits, ref_logits, d_kl))
     more = _forward(forward, d, logits, ref_logits, d_kl, result)
     _batch.over_rows(kl_divergence_backward_jit, threads, x, y, d, written, *more)
     return result

@@ -101,14 +101,11 @@ def sft_from_logits(
            [ 0. ,  0. ]])
     """
     (x,) = _batch.logits(("logits",), logits)
-    read, ignored, heat = (
-        Tokens(x, tokens, mask),
-        ignored_token(ignore_index),
-        _batch.temperature(temperature),
-    )
-    result, written = _batch.gradient(out, x, logits, tokens, mask)
+    read, ignored = Tokens(x, tokens, mask), ignored_token(ignore_index)
+    heat = _batch.temperature(temperature)
+    result, written = _batch.gradient(out, x, (logits, tokens, mask))
     logprobs = read.empty()
-    (loss,) = read.loss(sft_loss_jit, threads, (ignored, heat), written, _batch.flat(logprobs))
+    (loss,) = read.loss(sft_loss_jit, threads, (ignored, heat), written, logprobs)
     return SFTFromLogits(loss, result, logprobs)
 
 
@@ -164,9 +161,9 @@ def ppo_from_logits(
     old = read.column("old_logprobs", old_logprobs)
     each = read.column("advantages", advantages)
     reach, heat = _check.number("cliprange", cliprange, 0.0), _batch.temperature(temperature)
-    result, written = _batch.gradient(out, x, logits, tokens, old_logprobs, advantages, mask)
+    result, written = _batch.gradient(out, x, (logits, tokens, old_logprobs, advantages, mask))
     logprobs = read.empty()
-    columns = [_batch.flat(a) for a in (old, each, logprobs)]
+    columns = old, each, logprobs
     loss, clipfrac, approxkl = read.loss(ppo_loss_jit, threads, (ignored, heat, reach), written, *columns)
     return PPOFromLogits(loss, result, clipfrac, approxkl, logprobs)
 
@@ -240,9 +237,9 @@ def grpo_from_logits(
         )
     ref = old if ref_logprobs is None else read.column("ref_logprobs", ref_logprobs)
     inputs = (logits, tokens, old_logprobs, advantages, mask, ref_logprobs)
-    result, written = _batch.gradient(out, x, *inputs)
+    result, written = _batch.gradient(out, x, inputs)
     logprobs, has_ref = read.empty(), ref_logprobs is not None
-    columns = [_batch.flat(a) for a in (old, ref, each, logprobs)]
+    columns = old, ref, each, logprobs
     scalars = ignored, heat, low, high, strength, AGGREGATIONS[loss_type], has_ref
     loss, clipfrac, kl = read.loss(grpo_loss_jit, threads, scalars, written, *columns)
     return GRPOFromLogits(loss, result, clipfrac, kl, logprobs)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _check
-from ._alike import check_mask, fit, mask_like, masked
+from ._alike import check_mask, fit, mask_like, masked, tables
 from ._before_loss import (
     GAE,
     gae,
@@ -126,8 +126,7 @@ def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, clipr
     lp, old, each, m = masked(names, logprobs, old_logprobs, advantages, mask)
     reach = _check.number("cliprange", cliprange, 0.0)
     d = np.empty(lp.shape, lp.dtype)
-    inputs = lp.reshape(1, -1), old.reshape(1, -1), each.reshape(1, -1), m.reshape(1, -1)
-    loss, clipfrac, approxkl = ppo_clip_jit(*inputs, reach, d.reshape(1, -1))
+    loss, clipfrac, approxkl = ppo_clip_jit(*tables(lp, old, each, m), reach, *tables(d))
     check_mask(clipfrac)
     return PPOClip(loss, d, clipfrac, approxkl)
 
@@ -193,40 +192,40 @@ def grpo(
     """
     if not isinstance(loss_type, str) or loss_type not in AGGREGATIONS:
         raise ValueError(f"loss_type: came as {loss_type!r}, one of {', '.join(AGGREGATIONS)} is needed")
-    lp, old, each, m, *refs = _sequences(logprobs, old_logprobs, advantages, mask, ref_logprobs)
+    lp, old, each, m, ref = _sequences(logprobs, old_logprobs, advantages, mask, ref_logprobs)
     low = _check.number("cliprange", cliprange, 0.0)
     high = low if cliprange_high is None else _check.number("cliprange_high", cliprange_high, 0.0)
     strength = _check.number("beta", beta, 0.0)
-    if strength and not refs:
+    if strength and ref is None:
         raise ValueError(
             "ref_logprobs: came as None with beta above 0, the reference's log-probabilities are needed"
         )
     shape = lp.shape
-    d = np.empty(shape, lp.dtype)
-    rows: Any = (lp, old, m, d, *refs)
+    d = out = np.empty(shape, lp.dtype)
     if len(shape) != 2:
-        rows, each = [a.reshape(-1, shape[-1]) for a in rows], each.ravel()
-    lp, old, m, out, *refs = rows
-    ref = refs[0] if refs else lp[:0]
-    loss, clipfrac, kl = grpo_jit(lp, old, ref, each, m, low, high, strength, AGGREGATIONS[loss_type], out)
+        lp, old, m, out = [a.reshape(-1, shape[-1]) for a in (lp, old, m, d)]
+        each, ref = each.ravel(), ref if ref is None else ref.reshape(lp.shape)
+    compared = lp[:0] if ref is None else ref
+    scalars = low, high, strength, AGGREGATIONS[loss_type]
+    loss, clipfrac, kl = grpo_jit(lp, old, compared, each, m, *scalars, out)
     check_mask(clipfrac)
-    if refs and not lp.size:  # what the jitted form takes for no reference
+    if ref is not None and not lp.size:  # what the jitted form takes for no reference
         kl = 0.0
     return GRPO(loss, d, clipfrac, kl)
 
 
-def _sequences(logprobs: Any, old: Any, advantages: Any, mask: Any, ref: Any) -> tuple[Array, ...]:
-    """All as C-ordered arrays of one type, (..., T) each but the advantages (...); the reference's if there are any."""
-    refs: list[Any] = [] if ref is None else [ref]
-    if fit(advantages) and fit(logprobs, old, mask, *refs) and advantages.dtype is logprobs.dtype:
-        arrays = (logprobs, old, advantages, mask, *refs)
-    else:
-        names = ("logprobs", "old_logprobs", "advantages", "ref_logprobs")[: 3 + len(refs)]
-        lp, old, each, *refs = _check.floats(names, logprobs, old, advantages, *refs)
+def _sequences(logprobs: Any, old: Any, advantages: Any, mask: Any, ref: Any) -> tuple[Any, ...]:
+    """All as C-ordered arrays of one type, (..., T) each but the advantages (...); the reference may be None."""
+    arrays = logprobs, old, advantages, mask, ref
+    ready = fit(logprobs, old, mask, old if ref is None else ref) and fit(advantages)
+    if not ready or advantages.dtype is not logprobs.dtype:
+        names = ("logprobs", "old_logprobs", "advantages", "ref_logprobs")
+        given = (logprobs, old, advantages) if ref is None else (logprobs, old, advantages, ref)
+        lp, old, each, *refs = _check.floats(names[: len(given)], *given)
         _check.same_shape(names[:2], lp, old)
         for array in refs:
             _check.shape_is("ref_logprobs", array, lp.shape, "as for logprobs")
-        arrays = (lp, old, each, mask_like(mask, lp), *refs)
+        arrays = lp, old, each, mask_like(mask, lp), refs[0] if refs else None
     _check.last_axis("logprobs", arrays[0])
     _check.shape_is("advantages", arrays[2], arrays[0].shape[:-1], "one a sequence")
     return arrays
