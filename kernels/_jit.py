@@ -139,7 +139,8 @@ def jit(function: Any = None, **options: Any) -> Any:
     `error_model="numpy"`: division by zero gives inf or NaN, and loops with divisions vectorise. `nogil`:
     other threads run on. Of this package's functions Python may call those whose names end in `_jit`, and only these
     are cached on disk; the others are for jitted code alone, and get no entry from Python: with theirs, and an entry
-    from C that nobody uses, compiling took a fifth longer.
+    from C that nobody uses, compiling took a fifth longer. Nothing here makes or keeps an array, so that nobody
+    counts references (`_nrt`): each of two counts for an array and function was an atomic operation.
     """
     if function is None:
         return partial(jit, **options)
@@ -147,6 +148,8 @@ def jit(function: Any = None, **options: Any) -> Any:
         options["fastmath"] = set(options["fastmath"])
     ours = Path(function.__code__.co_filename).resolve().parent == PACKAGE
     entry = function.__name__.endswith("_jit")
+    if ours:
+        options["_nrt"] = False
     if ours and not entry:
         options["no_cpython_wrapper"] = True
     options["no_cfunc_wrapper"] = True
