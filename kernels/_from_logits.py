@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import jit
-from ._lanes import splat, store, store_part, width
+from ._lanes import load_part, splat, store, store_part, width
 from ._policy_gradient import _grpo_token, _ppo_token, _sequence_rate
-from ._row import at, buffer, length, narrow, row_of
+from ._row import as_row, at, buffer, length, narrow, put, row_of
 from ._row_groups import group_size, inside, read_rows, weigh_rows, write_gradient, write_logs
-from ._rows import LOG2E, logprob, write_token_gradient
+from ._rows import LOG2E, START, logprob, write_token_gradient
 from ._vecmath import plus, wide
 
 
@@ -108,44 +108,92 @@ def clipped_jit(
     K = logprobs.dtype.type
     lower, upper, strength = K(lowest), K(highest), K(beta)
     scale, group = narrow(LOG2E / temperature, logits), group_size(V)
-    chosen, tops = buffer(logits, scale), buffer(logits, scale)
+    chosen, tops, slopes = (buffer(logits, scale), buffer(logits, scale), buffer(logits, scale))
     masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
     for first in range(0, N, group):
         count = min(group, N - first)
+        stop = first + count
         outside += weigh_rows(logits, tokens, weights, first, count, scale, chosen, tops, masses, d_logits)
         write_logs(masses, count, logs)
         for g in range(count):
             n = first + g
-            row, d = row_of(logits, n), row_of(d_logits, n)
             logprobs[n] = weights[n] - weights[n]
             if weights[n] > 0:
-                top, mass = at(tops, g), at(masses, g)
-                logprobs[n] = logprob(at(chosen, g), scale, top, at(logs, g))
-                old, each, weight = old_logprobs[n], advantages[n], weights[n]
-                if beta > 0.0:
-                    ref = ref_logprobs[n]
-                    _, slope, _, _ = _grpo_token(logprobs[n], old, ref, each, weight, lower, upper, strength)
-                else:
-                    _, slope, _, _ = _ppo_token(logprobs[n], old, each, weight, lower, upper)
-                steep = wide(slope) * wide(rates[n])
-                write_gradient(row, inside(tokens[n], V), scale, top, mass, steep, d)
+                logprobs[n] = logprob(at(chosen, g), scale, at(tops, g), at(logs, g))
+        if beta > 0.0:
+            for g in range(count):
+                n = first + g
+                old, ref, each = old_logprobs[n], ref_logprobs[n], advantages[n]
+                _, slope, _, _ = _grpo_token(logprobs[n], old, ref, each, weights[n], lower, upper, strength)
+                put(slopes, g, slope)
+        else:
+            _write_slopes(
+                as_row(logprobs),
+                as_row(old_logprobs),
+                as_row(advantages),
+                as_row(weights),
+                first,
+                stop,
+                lower,
+                upper,
+                slopes,
+            )
+        for g in range(count):
+            n = first + g
+            row, d = row_of(logits, n), row_of(d_logits, n)
+            if weights[n] > 0:
+                slope = wide(at(slopes, g)) * wide(rates[n])
+                write_gradient(row, inside(tokens[n], V), scale, at(tops, g), at(masses, g), slope, d)
             else:
                 _write_zeros(d)
     return outside
 
 
 @jit
-def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
-    """First half of a loss on whole sequences. Writes logprobs, tops, masses (N,)."""
-    N, V = logits.shape
-    scale, group = narrow(LOG2E / temperature, logits), group_size(V)
+def _write_slopes(logprobs, old_logprobs, advantages, weights, first, stop, lower, upper, out):
+    """Writes out: those of the clipped objective, of tokens first to stop; a loop of its own, for it packs."""
+    zero = narrow(0.0, weights)
+    for v in range(first, stop, width(weights)):
+        end = min(v + width(weights), stop)
+        _, slopes, _, _ = _ppo_token(
+            load_part(logprobs, v, end, zero),
+            load_part(old_logprobs, v, end, zero),
+            load_part(advantages, v, end, zero),
+            load_part(weights, v, end, zero),
+            lower,
+            upper,
+        )
+        store_part(out, v - first, end - first, slopes)
+
+
+@jit
+def outside_of(tokens, weights, V):
+    """Returns how many tokens that count are outside the vocabulary."""
+    count = 0
+    for n in range(tokens.shape[0]):
+        count += (weights[n] > 0) & ((tokens[n] < 0) | (tokens[n] >= V))
+    return count
+
+
+@jit
+def forward_rows(logits, tokens, weights, start, stop, temperature, logprobs, tops, masses, d_logits):
+    """First half of a loss whose slopes are known only afterwards, for rows start to stop.
+
+    Writes logprobs, tops, masses (N,) and, if it is given, what `weigh_rows` leaves in d_logits (N, V).
+    """
+    scale, group = narrow(LOG2E / temperature, logits), group_size(logits.shape[1])
     chosen, some_tops = buffer(logits, scale), buffer(logits, scale)
     some_masses, logs = buffer(logits, 0.0), buffer(logits, 0.0)
     outside = 0
-    for first in range(0, N, group):
-        count = min(group, N - first)
-        outside += read_rows(logits, tokens, weights, first, count, scale, chosen, some_tops, some_masses)
+    for first in range(start, stop, group):
+        count = min(group, stop - first)
+        if d_logits is None:
+            outside += read_rows(logits, tokens, weights, first, count, scale, chosen, some_tops, some_masses)
+        else:
+            outside += weigh_rows(
+                logits, tokens, weights, first, count, scale, chosen, some_tops, some_masses, d_logits
+            )
         write_logs(some_masses, count, logs)
         for g in range(count):
             n = first + g
@@ -157,8 +205,28 @@ def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
 
 
 @jit
+def backward_rows(logits, tokens, weights, start, stop, slope, temperature, tops, masses, d_logits):
+    """Second half, after `forward_rows` with d_logits, of a sequence with this slope. Writes d_logits (N, V)."""
+    scale = narrow(LOG2E / temperature, logits)
+    for n in range(start, stop):
+        row, d = row_of(logits, n), row_of(d_logits, n)
+        if weights[n] > 0:
+            write_gradient(row, tokens[n], scale, tops[n], masses[n], wide(slope) * wide(weights[n]), d)
+        else:
+            _write_zeros(d)
+
+
+@jit
+def forward_jit(logits, tokens, weights, temperature, logprobs, tops, masses):
+    """For slopes that come in another call. Writes logprobs, tops, masses (N,)."""
+    return forward_rows(
+        logits, tokens, weights, START, logits.shape[0], temperature, logprobs, tops, masses, None
+    )
+
+
+@jit
 def backward_jit(logits, tokens, slopes, weights, tops, masses, temperature, d_logits):
-    """Second half, from the slope of each sequence's weighted sum, repeated for its tokens. Writes d_logits (N, V)."""
+    """After `forward_jit`: from the slope of each weighted log-probability. Writes d_logits (N, V)."""
     scale = narrow(LOG2E / temperature, logits)
     for n in range(logits.shape[0]):
         if weights[n] > 0:

@@ -141,7 +141,9 @@ def jit(function: Any = None, **options: Any) -> Any:
     `error_model="numpy"`: division by zero gives inf or NaN, and loops with divisions vectorise. `nogil`:
     other threads run on. Of this package's functions Python may call those whose names end in `_jit`, and only these
     are cached on disk; the others are for jitted code alone, and get neither an entry from Python nor machine code of
-    their own: with those, and an entry from C that nobody uses, compiling took a quarter longer.
+    their own: with those, and an entry from C that nobody uses, compiling took a quarter longer. Nothing here makes or
+    keeps an array, so that nobody counts references (`_nrt`): each of two counts for an array and function was an
+    atomic operation.
     """
     if function is None:
         return partial(jit, **options)
@@ -149,6 +151,8 @@ def jit(function: Any = None, **options: Any) -> Any:
         options["fastmath"] = set(options["fastmath"])
     ours = Path(function.__code__.co_filename).resolve().parent == PACKAGE
     entry = function.__name__.endswith("_jit")
+    if ours:
+        options["_nrt"] = False
     if ours and not entry:
         options["no_cpython_wrapper"] = True
         options["pipeline_class"] = Inlaid

@@ -10,7 +10,7 @@ import numpy as np
 from . import _batch, _check
 from ._check import Array
 from ._tokens import Tokens, ignored_token
-from ._whole_losses import ALL, GRADIENT, OTHER_GRADIENT, OTHER_ROWS, ROWS, SUM, WEIGH, dpo_loss_jit
+from ._whole_losses import ALL, ROWS, SUM, WEIGH, dpo_loss_jit
 
 __all__ = ["DPOFromLogits", "dpo_from_logits"]
 
@@ -46,8 +46,8 @@ def dpo_from_logits(
 ) -> DPOFromLogits:
     """DPO's loss, `preference.dpo` of the responses' summed log-probabilities.
 
-    Each row is read twice: no gradient is known before all log-probabilities of a pair are. Halves of one batch are
-    passed as views, ``logits[:B]`` and ``logits[B:]``.
+    A pair's gradient is written as soon as both log-probabilities are known, so that rows come from memory once where
+    a pair stays in the cache. Halves of one batch are passed as views, ``logits[:B]`` and ``logits[B:]``.
 
     Parameters
     ----------
@@ -89,8 +89,8 @@ def dpo_from_logits(
     (0.6931, array([[[ 0.025, -0.025]]]), array([[[ 0.025, -0.025]]]))
     """
     x, y = _batch.logits(("chosen_logits", "rejected_logits"), chosen_logits, rejected_logits)
-    chosen = Tokens(x, chosen_tokens, chosen_mask, 4, "chosen_")
-    rejected = Tokens(y, rejected_tokens, rejected_mask, 4, "rejected_")
+    chosen = Tokens(x, chosen_tokens, chosen_mask, 3, "chosen_")
+    rejected = Tokens(y, rejected_tokens, rejected_mask, 3, "rejected_")
     ignored = ignored_token(ignore_index)
     shape, dtype = chosen.shape[:-1], chosen.dtype
     if not chosen.shape or rejected.shape[:-1] != shape:
@@ -107,8 +107,8 @@ def dpo_from_logits(
     inputs = (chosen_logits, rejected_logits, *given)
     d_chosen, d_x = _batch.gradient(first, x, inputs)
     d_rejected, d_y = _batch.gradient(second, y, inputs)
-    pairs = np.empty((6, *shape), dtype)  # the last two hold the slopes by each response's log-probability
-    each = _batch.flat(up), _batch.flat(down), pairs if pairs.ndim == 2 else pairs.reshape(6, -1)
+    pairs = np.empty((5, *shape), dtype)  # the last ones are the losses
+    each = _batch.flat(up), _batch.flat(down), pairs if pairs.ndim == 2 else pairs.reshape(5, -1)
     loss = _loss(chosen, rejected, d_x, d_y, threads, each, (ignored, heat, strength, smoothing))
     rewards, sums = (pairs[2, ...], pairs[3, ...]), (pairs[0, ...], pairs[1, ...])
     return DPOFromLogits(loss, d_chosen, d_rejected, *rewards, *sums)
@@ -124,51 +124,47 @@ def _loss(
     scalars: tuple[Any, ...],
 ) -> Any:
     """Call `dpo_loss_jit`, which writes the gradients and what is given a pair."""
-    rows, others = _batch.batches(chosen.logits, d_chosen), _batch.batches(rejected.logits, d_rejected)
+    batches = _batch.batches(chosen.logits, d_chosen), _batch.batches(rejected.logits, d_rejected)
     given = *_columns(chosen), *_columns(rejected), *pairs
-    if type(threads) is int and threads == 1 and rows and others:
-        total, other_total, outside, other_outside, loss = dpo_loss_jit(
-            *rows, *others, *given, ALL, 0, *scalars
-        )
-        chosen.check(total, outside)
-        rejected.check(other_total, other_outside)
+    B = len(pairs[0])
+    if type(threads) is int and threads == 1 and all(batches):
+        *read, loss = dpo_loss_jit(*batches[0], *batches[1], *given, ALL, 0, B, *scalars)
+        _check_both(chosen, rejected, *read)
         return loss
-    apart = _batch.as_rows((chosen.logits, d_chosen)), _batch.as_rows((rejected.logits, d_rejected))
-    return _in_steps(chosen, rejected, threads, *apart, given, scalars)
+    rows, others = _batch.as_rows((chosen.logits, d_chosen)), _batch.as_rows((rejected.logits, d_rejected))
+
+    def of_pairs(first: int, last: int, steps: int) -> Any:
+        some = *_some_rows(rows, first, last, B), *_some_rows(others, first, last, B)
+        return dpo_loss_jit(*some, *given, steps, first, last, *scalars)
+
+    def share(places: Array) -> None:
+        first, last = int(places[0, 0]), int(places[-1, 0]) + 1
+        step = last - first if rows[0].ndim == others[0].ndim == 2 else 1
+        for start in range(first, last, step):
+            of_pairs(start, start + step, ROWS)
+
+    _check_both(chosen, rejected, *of_pairs(0, 1, WEIGH)[:-1])
+    _batch.over_rows(share, threads, np.arange(B).reshape(-1, 1))
+    return of_pairs(0, 1, SUM)[-1]
 
 
-def _in_steps(
-    chosen: Tokens,
-    rejected: Tokens,
-    threads: int,
-    rows: Sequence[Array],
-    others: Sequence[Array],
-    given: tuple[Array, ...],
-    scalars: tuple[Any, ...],
-) -> Any:
-    some, some_others = _batch.some_rows(rows), _batch.some_rows(others)
+def _check_both(
+    chosen: Tokens, rejected: Tokens, total: float, other_total: float, outside: int, other_outside: int
+) -> None:
+    chosen.check(total, outside)
+    rejected.check(other_total, other_outside)
 
-    def of_chosen(step: int) -> int:
-        def share(x: Array, d: Array, places: Array) -> Any:
-            return dpo_loss_jit(x[None], d[None], *some_others, *given, step, int(places[0]), *scalars)[2]
 
-        return _batch.over_rows(share, threads, *rows, np.arange(chosen.tokens.size))
+def _some_rows(arrays: Sequence[Array], first: int, last: int, B: int) -> list[Array]:
+    """Of arrays from `_batch.as_rows`, the rows of pairs first to last of B: of one pair, where they are not (N, V).
 
-    def of_rejected(step: int) -> int:
-        def share(x: Array, d: Array, places: Array) -> Any:
-            return dpo_loss_jit(*some, x[None], d[None], *given, step, int(places[0]), *scalars)[3]
-
-        return _batch.over_rows(share, threads, *others, np.arange(rejected.tokens.size))
-
-    total, other_total, *_ = dpo_loss_jit(*some, *some_others, *given, WEIGH, 0, *scalars)
-    chosen.check(total)
-    rejected.check(other_total)
-    chosen.check(total, of_chosen(ROWS))
-    rejected.check(other_total, of_rejected(OTHER_ROWS))
-    *_, loss = dpo_loss_jit(*some, *some_others, *given, SUM, 0, *scalars)
-    of_chosen(GRADIENT)
-    of_rejected(OTHER_GRADIENT)
-    return loss
+    They are (1, n, V).
+    """
+    if arrays[0].ndim == 2:
+        T = len(arrays[0]) // B
+        return [a[None, first * T : last * T] for a in arrays]
+    place = np.unravel_index(first, arrays[0].shape[:-2])
+    return [a[place][None] for a in arrays]
 
 
 def _columns(read: Tokens) -> tuple[Array, ...]:

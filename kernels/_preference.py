@@ -16,6 +16,18 @@ from ._vecmath import BLOCK, add, inlined, vector_loops
 
 
 @inlined
+def dpo_pair(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, smoothing, rate):
+    """One pair: (loss, slope of pi_chosen, reward of the chosen, of the rejected); rate is beta / N."""
+    zero, one = type(pi_chosen)(0.0), type(pi_chosen)(1.0)
+    up = beta * (pi_chosen - ref_chosen)
+    down = beta * (pi_rejected - ref_rejected)
+    gap = up - down
+    log_right, _, wrong = logistic(gap, zero, one)
+    lean = gap if smoothing > zero else wrong  # not 0 times an infinity
+    return smoothing * lean - log_right, rate * (smoothing - wrong), up, down
+
+
+@inlined
 def _dpo_block(
     pi_chosen,
     pi_rejected,
@@ -31,17 +43,12 @@ def _dpo_block(
 ):
     """Sum of the losses; rate is beta / N."""
     vector_loops()
-    T = pi_chosen.dtype.type
-    zero, one = T(0.0), T(1.0)
-    loss = T(0.0)
+    loss = pi_chosen.dtype.type(0.0)
     for n in range(pi_chosen.shape[0]):
-        up = beta * (pi_chosen[n] - ref_chosen[n])
-        down = beta * (pi_rejected[n] - ref_rejected[n])
-        gap = up - down
-        log_right, _, wrong = logistic(gap, zero, one)
-        lean = gap if smoothing > zero else wrong  # not 0 times an infinity
-        loss = add(loss, smoothing * lean - log_right)
-        slope = rate * (smoothing - wrong)
+        value, slope, up, down = dpo_pair(
+            pi_chosen[n], pi_rejected[n], ref_chosen[n], ref_rejected[n], beta, smoothing, rate
+        )
+        loss = add(loss, value)
         d_chosen[n] = slope
         d_rejected[n] = -slope
         chosen_rewards[n] = up

@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 
 from ._from_logits import (
-    backward_jit,
+    backward_rows,
     clipped_jit,
-    forward_jit,
+    forward_rows,
     linear_jit,
+    outside_of,
     sequences_jit,
     weighted_sum_jit,
     weighted_sums_jit,
@@ -25,12 +26,13 @@ from ._from_logits import (
 )
 from ._jit import jit
 from ._policy_gradient import grpo_jit, ppo_clip_jit
-from ._preference import dpo_jit
+from ._preference import dpo_pair
 from ._shapes import flat, matrix
+from ._vecmath import plus
 
 WEIGH, ROWS, SUM = 1, 2, 4
-OTHER_ROWS, GRADIENT, OTHER_GRADIENT = 8, 16, 32
-ALL = 63
+ALL = 7
+_ROOM = 1 << 15  # so many logits stay in the second-level cache beside their gradients
 
 
 @jit
@@ -227,93 +229,90 @@ def dpo_loss_jit(
     pairs,
     steps,
     first,
+    last,
     ignore_index,
     temperature,
     beta,
     label_smoothing,
 ):
-    """Chosen responses, of N tokens together, and the others, of M.
+    """Chosen responses, of N tokens together, and the others, of M; logits are those of pairs `first` to `last`.
 
-    Columns, of each: weights, logprobs, tops, slopes. Pairs, (6, B): sums of logprobs, rewards, slopes, of chosen and
-    of others in turn. Writes them, masses, d_logits. Returns both totals, how many tokens are outside the vocabulary in
+    Columns, of each: weights, logprobs, tops. Pairs, (5, B): sums of logprobs, rewards, of chosen and of others in
+    turn, losses. Writes them, masses, d_logits. Returns both totals, how many tokens are outside the vocabulary in
     both, loss. Where any are, no later step is taken.
     """
     logits, d_logits = matrix(logits), matrix(d_logits)
     other_logits, other_d_logits = matrix(other_logits), matrix(other_d_logits)
     tokens, mask, other_tokens, other_mask = flat(tokens), flat(mask), flat(other_tokens), flat(other_mask)
-    weights, logprobs, tops, slopes = columns[0], columns[1], columns[2], columns[3]
-    other_weights, other_logprobs = other_columns[0], other_columns[1]
-    other_tops, other_slopes = other_columns[2], other_columns[3]
+    weights, other_weights = columns[0], other_columns[0]
     total, other_total, loss = np.float64(0.0), np.float64(0.0), np.float64(0.0)
     outside, other_outside = 0, 0
+    B = ref_chosen.shape[0]
     if steps & WEIGH:
+        V = logits.shape[1], other_logits.shape[1]
         total = weights_jit(tokens, mask, ignore_index, weights)
         other_total = weights_jit(other_tokens, other_mask, ignore_index, other_weights)
-    if not (_is_sum(total) and _is_sum(other_total)):
+        outside = outside_of(tokens, weights, V[0])
+        other_outside = outside_of(other_tokens, other_weights, V[1])
+    if not (_is_sum(total) and _is_sum(other_total)) or outside + other_outside > 0:
         return total, other_total, outside, other_outside, loss
-    part, other_part = slice(first, first + logits.shape[0]), slice(first, first + other_logits.shape[0])
     if steps & ROWS:
-        outside = forward_jit(
-            logits, tokens[part], weights[part], temperature, logprobs[part], tops[part], masses[part]
-        )
-    if steps & OTHER_ROWS:
-        other_outside = forward_jit(
+        T, U = tokens.shape[0] // B, other_tokens.shape[0] // B
+        chosen = _part(logits, tokens, columns, masses, d_logits, slice(first * T, last * T))
+        others = _part(
             other_logits,
-            other_tokens[other_part],
-            other_weights[other_part],
-            temperature,
-            other_logprobs[other_part],
-            other_tops[other_part],
-            other_masses[other_part],
-        )
-    if outside + other_outside > 0:
-        return total, other_total, outside, other_outside, loss
-    if steps & SUM:
-        weighted_sums_jit(logprobs, weights, pairs[0])
-        weighted_sums_jit(other_logprobs, other_weights, pairs[1])
-        loss = dpo_jit(
-            pairs[0],
-            pairs[1],
-            ref_chosen,
-            ref_rejected,
-            beta,
-            label_smoothing,
-            pairs[4],
-            pairs[5],
-            pairs[2],
-            pairs[3],
-        )
-        _repeat(pairs[4], slopes)
-        _repeat(pairs[5], other_slopes)
-    if steps & GRADIENT:
-        backward_jit(
-            logits,
-            tokens[part],
-            slopes[part],
-            weights[part],
-            tops[part],
-            masses[part],
-            temperature,
-            d_logits,
-        )
-    if steps & OTHER_GRADIENT:
-        backward_jit(
-            other_logits,
-            other_tokens[other_part],
-            other_slopes[other_part],
-            other_weights[other_part],
-            other_tops[other_part],
-            other_masses[other_part],
-            temperature,
+            other_tokens,
+            other_columns,
+            other_masses,
             other_d_logits,
+            slice(first * U, last * U),
         )
+        _pairs(
+            chosen, others, first, last, ref_chosen, ref_rejected, temperature, beta, label_smoothing, pairs
+        )
+    if steps & SUM:
+        for b in range(B):
+            loss = plus(loss, pairs[4, b])
+        loss = loss / np.float64(B)
     return total, other_total, outside, other_outside, loss
 
 
 @jit
-def _repeat(values, out):
-    """Writes out (N,): each of (B,) as often as fills it."""
-    T = out.shape[0] // values.shape[0]
-    for b in range(values.shape[0]):
-        for t in range(T):
-            out[b * T + t] = values[b]
+def _part(logits, tokens, columns, masses, d_logits, part):
+    """What a kernel takes of some responses, all of whose tokens are in this part."""
+    return logits, tokens[part], columns[0][part], columns[1][part], columns[2][part], masses[part], d_logits
+
+
+@jit
+def _pairs(chosen, others, first, last, ref_chosen, ref_rejected, temperature, beta, label_smoothing, pairs):
+    """As many pairs at a time as stay in the cache between their log-probabilities and their gradients."""
+    K, B = pairs.dtype.type, pairs.shape[1]
+    strength, smoothing, rate = K(beta), K(label_smoothing), K(beta / B)
+    T, U = chosen[1].shape[0] // (last - first), others[1].shape[0] // (last - first)
+    size = max(_ROOM // max(T * chosen[0].shape[1] + U * others[0].shape[1], 1), 1)
+    for start in range(first, last, size):
+        stop = min(start + size, last)
+        _forward(chosen, (start - first) * T, (stop - first) * T, temperature, pairs[0][start:stop])
+        _forward(others, (start - first) * U, (stop - first) * U, temperature, pairs[1][start:stop])
+        for b in range(start, stop):
+            value, slope, up, down = dpo_pair(
+                pairs[0, b], pairs[1, b], ref_chosen[b], ref_rejected[b], strength, smoothing, rate
+            )
+            pairs[2, b], pairs[3, b], pairs[4, b] = up, down, value
+            _backward(chosen, (b - first) * T, (b - first + 1) * T, temperature, slope)
+            _backward(others, (b - first) * U, (b - first + 1) * U, temperature, -slope)
+
+
+@jit
+def _forward(responses, start, stop, temperature, sums):
+    """Of some responses, whose tokens are start to stop; writes the sums of their log-probabilities."""
+    logits, tokens, weights, logprobs, tops, masses, d_logits = responses
+    forward_rows(logits, tokens, weights, start, stop, temperature, logprobs, tops, masses, d_logits)
+    weighted_sums_jit(logprobs[start:stop], weights[start:stop], sums)
+
+
+@jit
+def _backward(responses, start, stop, temperature, slope):
+    """Of one response, whose tokens are start to stop; writes its gradient."""
+    logits, tokens, weights, _, tops, masses, d_logits = responses
+    backward_rows(logits, tokens, weights, start, stop, slope, temperature, tops, masses, d_logits)

@@ -113,10 +113,10 @@ def _grpo_from_logits(*shape: int) -> Work:
 
 
 def _dpo_from_logits(*shape: int) -> Work:
-    """Shape: pairs, tokens of a pair, V. All log-probabilities come before any gradient."""
+    """Shape: pairs, tokens of a pair, V."""
     *leading, tokens, V = shape
-    row = Work(8 * V + 5 * _blocks(V) + 11, 2 * V + _blocks(V) + 1)
-    return row.times(tokens * prod(leading)).plus(FORMULAS["dpo"](*leading))
+    pair = _token_gradient(V).plus(Work(2, 0)).times(tokens).plus(Work(18, 2))
+    return pair.times(prod(leading)).plus(Work(1, 0))
 
 
 def _draw(V: int) -> Work:
