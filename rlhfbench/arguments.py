@@ -100,6 +100,9 @@ def _policy(command: Parser) -> None:
 
 def _runs(command: Parser, seeds: str) -> None:
     _policy(command)
+    command.add_argument(
+        "--verifier", metavar="V", help="module:function or ./file.py:function that rewards replies, no RM"
+    )
     command.add_argument("--seeds", type=int, metavar="N", help=f"number of paired seeds (default {seeds})")
     command.add_argument("--budget", type=float, metavar="GFLOP", help="stop a run at this much charged work")
     command.add_argument(

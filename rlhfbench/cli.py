@@ -192,7 +192,7 @@ def _given(args: Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-RUN_OPTIONS = ("task", "data", "policy", "seeds", "budget", "jobs", "out", "strict")
+RUN_OPTIONS = ("task", "data", "policy", "seeds", "budget", "jobs", "out", "strict", "verifier")
 
 
 def _compare(args: Namespace) -> int:

@@ -43,6 +43,7 @@ def compare(
     jobs: int | None = None,
     out: str = DEFAULT_FOLDER,
     strict: bool = False,
+    verifier: str | None = None,
     quick: bool = False,
     watch: Watch | None = None,
 ) -> Comparison:
@@ -53,8 +54,8 @@ def compare(
     arms : sequence of str
         ``name[@preset][:field=value,...]``, or ``./file.py:function``.
     task : str, optional
-        ``words``, ``sentences`` (the default), ``sentences-small``, with overrides ``name:field=value``; with `data`
-        its options, such as ``pairs:tokenizer=bpe``.
+        ``words``, ``sentences`` (the default), ``sentences-small``, ``arithmetic``, with overrides
+        ``name:field=value``; with `data` its options, such as ``pairs:tokenizer=bpe``.
     data : str, optional
         A file of preference pairs.
     policy : str, optional
@@ -69,6 +70,8 @@ def compare(
         Folder of the run store.
     strict : bool
         Refuse a file with pairs that cannot be used, instead of leaving those out.
+    verifier : str, optional
+        ``module:function`` or ``./file.py:function``, which rewards replies in place of a reward model.
     quick : bool
         Three seeds: a smoke test, not evidence.
     watch : callable, optional
@@ -87,7 +90,7 @@ def compare(
     """
     require(len(arms) >= 1, "algorithms", len(arms), "at least one")
     texts = [arms] if isinstance(arms, str) else list(arms)
-    world = make_world(task, data, strict, policy, budget)
+    world = make_world(task, data, strict, policy, budget, verifier)
     plan = Plan(
         parse_arms(texts, world.policy),
         world,
@@ -178,6 +181,7 @@ def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparis
         task=plan.world.data or plan.world.task,
         policy=plan.world.policy,
         gold=plan.world.open().gold,
+        reward=plan.world.reward,
         seeds=range(plan.seeds),
         configs={a.label: a.config for a in plan.arms},
         runs={

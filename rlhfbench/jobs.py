@@ -16,12 +16,14 @@ from .policy_choice import choose_policy
 from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
-from .types import Metrics, Sampler, Task
+from .tasks.reward_choice import reward_kind
+from .types import Metrics, RewardKind, Sampler, Task
+from .verifiers import UserVerifier, open_verifier
 
 
 @dataclass(frozen=True)
 class World:
-    """Which task, policy and budget; small enough to send to a worker."""
+    """Which task, policy, budget and verifier; small enough to send to a worker."""
 
     task: str
     data: str | None
@@ -29,9 +31,17 @@ class World:
     policy: str
     budget: int | None
     episodes: int
+    verifier: str | None = None
 
     def open(self) -> Task:
         return open_task(self.task, self.data, self.strict)
+
+    def open_verifier(self) -> UserVerifier | None:
+        return None if self.verifier is None else open_verifier(self.verifier)
+
+    @property
+    def reward(self) -> RewardKind:
+        return reward_kind(self.open(), self.verifier)
 
 
 @dataclass(frozen=True)
@@ -80,14 +90,15 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
 
     if not job.manifests:
         return warm_up(job)
-    prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
-    store, environment = RunStore(Path(job.folder)), fingerprint()
     world = job.world
+    verifier = world.open_verifier()
+    prepared = prepare(world.open(), world.policy, job.seed, world.episodes, verifier)
+    store, environment = RunStore(Path(job.folder)), fingerprint()
     results = []
     for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
         arm = parse_arm(typed, label, world.policy)
         inputs = manifest["inputs"]
-        refuse_changed(world, arm, inputs["sources"])
+        refuse_changed(world, arm, verifier, inputs["sources"])
         if task_options(prepared.task) != inputs["task_options"]:
             raise InputError(f"--task {world.task}: {CHANGED}")
         served: list[Sampler] = []
@@ -115,9 +126,11 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
 CHANGED = "was changed while the comparison ran; the same command starts anew with it"
 
 
-def refuse_changed(world: World, arm: Arm, hashes: Mapping[str, str]) -> None:
+def refuse_changed(world: World, arm: Arm, verifier: UserVerifier | None, hashes: Mapping[str, str]) -> None:
     """A run must not be kept under the key of a file that somebody has edited since the comparison began."""
-    read = [(arm.file, hashes["algorithm"])] + ([(Path(world.data), hashes["data"])] if world.data else [])
+    read = [(arm.file, hashes["algorithm"])]
+    read += [(Path(world.data), hashes["data"])] if world.data else []
+    read += [(verifier.file, hashes["verifier"])] if verifier else []
     for path, before in read:
         if file_hash(path) != before:
             raise InputError(f"{path} {CHANGED}")
@@ -131,17 +144,19 @@ class _Enough(Exception):
 
 
 SMALL = "sentences-small:pairs=64,demos=64"
+SMALL_VERIFIED = "arithmetic:pairs=64,demos=64"
 
 
 def small_worlds(world: World) -> list[str]:
-    """Tasks that together compile what `world` trains: with its reward model, then with its judge's kind."""
+    """Tasks that together compile what `world` trains: with its reward, then with its judge's kind."""
     from .reward_models import choose_reward_model
 
     task = world.open()
-    models = [choose_reward_model(task, choose_policy(world.policy)).kind]
-    if task.gold == "judge":
-        models.append("bigrams")
-    return [f"{SMALL},rm={model}" for model in models]
+    if world.reward == "model":
+        first = f"{SMALL},rm={choose_reward_model(task, choose_policy(world.policy)).kind}"
+    else:
+        first = SMALL_VERIFIED
+    return [first, *([f"{SMALL},rm=bigrams"] if task.gold == "judge" else [])]
 
 
 def warm_up(job: Job) -> list[tuple[str, Result]]:

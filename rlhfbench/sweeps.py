@@ -63,6 +63,7 @@ def sweep(
     jobs: int | None = None,
     out: str = DEFAULT_FOLDER,
     strict: bool = False,
+    verifier: str | None = None,
     watch: Watch | None = None,
 ) -> Sweep:
     """Run one algorithm at each of `betas`: RM score and gold against the KL to the reference.
@@ -74,12 +75,12 @@ def sweep(
     betas : sequence of float
     updates : int, optional
         Sets the algorithm's field of that name.
-    task, data, policy, seeds, budget, jobs, out, strict, watch
+    task, data, policy, seeds, budget, jobs, out, strict, verifier, watch
         As in `compare`.
     """
     require(len(betas) >= 1, "beta", list(betas), "at least one value")
     require(len(set(betas)) == len(betas), "beta", list(betas), "values that differ")
-    world = make_world(task, data, strict, policy, budget)
+    world = make_world(task, data, strict, policy, budget, verifier)
     arms = []
     for beta in betas:
         overrides = {"beta": beta} | ({} if updates is None else {"updates": updates})

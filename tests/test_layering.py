@@ -63,6 +63,7 @@ LAYERS = {
     "rlhfbench.rewards": "",
     "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
     "rlhfbench.rewards.gold": "types",
+    "rlhfbench.verifiers": "errors registry rewards.* seeding types",
     "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* types",
     "rlhfbench.rewards.transformer_training": (
         f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
@@ -75,10 +76,13 @@ LAYERS = {
     "rlhfbench.reward_models": (
         "compute policies.* policy_choice rewards.* rewards.transformer rewards.transformer_training seeding sft types"
     ),
-    "rlhfbench.prepare": "compute policy_choice reward_models rewards.* rewards.gold seeding sft types",
+    "rlhfbench.prepare": (
+        "compute policy_choice reward_models rewards.* rewards.gold seeding sft tasks.* types verifiers"
+    ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
-        "checkpoints errors policy_choice prepare reward_models rewards.gold rewards.transformer seeding sft types"
+        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.gold rewards.transformer seeding sft"
+        " tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
@@ -87,11 +91,12 @@ LAYERS = {
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
     "rlhfbench.jobs": (
-        "environment errors options policy_choice pool prepare registry results reward_models run tasks.* types worlds"
+        "environment errors options policy_choice pool prepare registry results reward_models run tasks.* types"
+        " verifiers worlds"
     ),
-    "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options policy_choice registry",
+    "rlhfbench.plan": f"{KERNELS} {OUTCOME} jobs options policy_choice registry tasks.* verifiers",
     "rlhfbench.harness": f"{OUTCOME} jobs options plan pool registry",
-    "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
+    "rlhfbench.samples": "errors evaluation jobs options results run_folder types verifiers worlds",
     "rlhfbench.sweeps": f"{OUTCOME} harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
