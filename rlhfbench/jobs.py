@@ -57,16 +57,21 @@ class Job:
 
 
 def open_task(task: str, data: str | None, strict: bool = False) -> Task:
-    """The synthetic task called `task`, or, with options ``pairs:field=value,...``, the pairs of the file `data`."""
+    """The synthetic task called `task`, or `data` as ``pairs`` or ``problems``, with their options."""
     if data is None:
         return load_task(task)
     from .tasks.pairs import PairsTask
+    from .tasks.problems import ProblemsTask
 
     name, overrides = split_overrides(task)
-    if name != "pairs":
-        raise InputError(f"--task {task} came with --data {data}, pairs:field=value,... or nothing is needed")
-    options = converted(PairsTask, overrides, "task pairs", without=("path", "strict"))
-    return PairsTask(path=data, strict=strict, **options)
+    kinds: dict[str, type[PairsTask | ProblemsTask]] = {"pairs": PairsTask, "problems": ProblemsTask}
+    if name not in kinds:
+        raise InputError(
+            f"--task {task} came with --data {data}, pairs:field=value,... or nothing is needed for preference pairs, "
+            "problems:field=value,... for problems with answers"
+        )
+    options = converted(kinds[name], overrides, f"task {name}", without=("path", "strict"))
+    return kinds[name](path=data, strict=strict, **options)
 
 
 def task_options(task: Task) -> dict[str, Any]:

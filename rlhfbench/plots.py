@@ -107,7 +107,7 @@ def compare_plot(comparison: Comparison, path: Path) -> None:
 def _compare_title(comparison: Comparison) -> str:
     n = len(comparison.paired_seeds)
     band = ", 95 % bootstrap interval" if n >= MIN_INTERVAL else ""
-    task = Path(comparison.task).name if "pairs" in comparison.facts else comparison.task
+    task = Path(comparison.task).name if "file" in comparison.facts else comparison.task
     return f"{task}, {comparison.policy} policy: interquartile mean{band}; thin lines: {n} seeds"
 
 
@@ -227,7 +227,7 @@ def sweep_plot(sweep: Sweep, path: Path) -> None:
         _kl_axis(axes, [float(np.nanmax(curves.x)) for _, curves, _ in arms])
 
     seeds = len(comparison.seeds)
-    task = Path(comparison.task).name if "pairs" in comparison.facts else comparison.task
+    task = Path(comparison.task).name if "file" in comparison.facts else comparison.task
     wanted = Names.of(comparison.gold, comparison.reward).gold
     title = f"{sweep.algorithm} on {task}: mean of {seeds} seeds (thin: each); filled: end, star: peak of {wanted}"
     _two_panels(comparison, panel, title, path)

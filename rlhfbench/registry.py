@@ -228,7 +228,11 @@ def load_task(text: str) -> Task:
     else:
         plugins = _plugins("tasks")
         if name not in plugins:
-            hint = "; for a file use --data FILE" if name == "pairs" else nearest(name, task_names())
+            hint = (
+                "; for a file use --data FILE"
+                if name in ("pairs", "problems")
+                else nearest(name, task_names())
+            )
             raise InputError(f"unknown task '{name}'{hint}")
         task_class = plugins[name].load()
     task: Task = build(task_class, overrides, f"task {name}")  # type: ignore[arg-type]

@@ -96,6 +96,7 @@ def main_sheet(comparison: Comparison) -> Sheet:
 
 
 def names_of(comparison: Comparison) -> Names:
+    """What gold and reward are called here."""
     return Names.of(comparison.gold, comparison.reward)
 
 
@@ -235,6 +236,8 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
             f"replies cut {percent(facts['cut_share'])}, {prompts}"
             f"identical once cut {facts['identical_after_cut']:,} pairs."
         )
+    if "problems" in facts:
+        yield from _problem_lines(facts)
     if "pairs_per_part" in facts:
         parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["pairs_per_part"].items())
         yield f"Split by {facts['split_by']}, anew for each seed; pairs: {parts}."
@@ -253,13 +256,27 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
         )
 
 
+def _problem_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    skipped = f"; {facts['skipped_lines']}" if facts["skipped_lines"] else ""
+    alike = (
+        f"; {facts['alike']:,} left out that the policy cannot tell from another" if facts["alike"] else ""
+    )
+    yield f"Data: {facts['problems']:,} usable problems{skipped}{alike}."
+    yield (
+        f"Unknown words {percent(facts['unknown_share'])} of prompt words, "
+        f"prompts cut from the left {percent(facts['prompt_cut_share'])}."
+    )
+    parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["problems_per_part"].items())
+    yield f"Split anew for each seed; problems: {parts}."
+
+
 def unit_of(comparison: Comparison) -> str:
     """What replies are made of: words, or a tokenizer's pieces."""
     return str(comparison.facts.get("unit", "word"))
 
 
 def _part(name: str) -> str:
-    return {"sft": "SFT", "rm": "RM and direct alignment"}.get(name, name)
+    return {"sft": "SFT", "rm": "RM and direct alignment", "rl": "RL"}.get(name, name)
 
 
 def failure_lines(comparison: Comparison) -> Iterator[str]:

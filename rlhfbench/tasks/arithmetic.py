@@ -50,7 +50,7 @@ class Arithmetic:
     """
 
     terms: int = 3
-    largest: int = 9
+    largest: int = 4
     worked: bool = True
     sft_accuracy: float = 0.35
     pairs: int = 2000
