@@ -219,7 +219,7 @@ def _compare(args: Namespace) -> int:
 def _sweep(args: Namespace) -> int:
     _check_outputs(args)
     from .harness import Interrupted
-    from .report import sweep_blocks
+    from .sweep_report import sweep_blocks
     from .sweeps import Sweep, sweep
 
     with _progress() as watch:

@@ -57,7 +57,7 @@ def compare(
         ``words``, ``sentences`` (the default), ``sentences-small``, ``arithmetic``, with overrides
         ``name:field=value``; with `data` its options, such as ``pairs:tokenizer=bpe``.
     data : str, optional
-        A file of preference pairs.
+        A file of preference pairs, or, with the task ``problems``, of problems with answers.
     policy : str, optional
         ``transformer[:layers=2,width=32,heads=4]``, ``linear`` or ``tabular``; by default what suits the task.
     seeds : int, optional

@@ -227,6 +227,11 @@ class Names:
         return cls(wanted, wanted if reward == "gold" else "verifier score", "verifier")
 
     @property
+    def one(self) -> bool:
+        """Whether gold itself is the reward, so that there is one score to show and nothing to hack."""
+        return self.score == self.gold
+
+    @property
     def gold_score(self) -> str:
         """The same, as the name of a number."""
         return self.gold if self.gold == "accuracy" else f"{self.gold} score"

@@ -156,9 +156,10 @@ def load_verifier(text: str) -> tuple[Callable[..., Any], Path]:
     if not callable(function):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise InputError(f"--verifier {text}: no function '{name}'{nearest(name, known)}")
-    if module.__file__ is None:
+    file = getattr(module, "__file__", None)
+    if file is None:
         raise InputError(f"--verifier {text}: '{where}' is in no file, a module of Python source is needed")
-    return function, Path(module.__file__).resolve()
+    return function, Path(file).resolve()
 
 
 def _line_in(error: BaseException, path: Path) -> int | str:

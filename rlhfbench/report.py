@@ -1,9 +1,9 @@
-"""What is shown of a comparison and of a sweep: tables, notes, verdict. It arranges; it computes no statistic."""
+"""What is shown of a comparison: tables, notes, verdict. It arranges; it computes no statistic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .comparison import Comparison
 from .hacking import kl_warnings, reward_hacking
@@ -22,9 +22,6 @@ from .layout import (
     unit,
 )
 from .statistics import Interval, summary
-
-if TYPE_CHECKING:
-    from .sweeps import Sweep
 
 SCORES = (
     ("KL to reference, nats", "kl"),
@@ -83,14 +80,14 @@ def main_sheet(comparison: Comparison) -> Sheet:
     rows = []
     for title, name in _score_rows(comparison):
         reference = fixed(summary(comparison.references(labels[0], name)).estimate)
-        rows.append((title, reference, *_cells([comparison.summary(a, name) for a in labels])))
+        rows.append((title, reference, *cells_of([comparison.summary(a, name) for a in labels])))
     rows += [
-        (title.format(unit_of(comparison)), "", *_cells([comparison.summary(a, name) for a in labels]))
+        (title.format(unit_of(comparison)), "", *cells_of([comparison.summary(a, name) for a in labels]))
         for title, name in SCORES
     ]
     rows += [_work_row(comparison, title, name) for title, name in WORK]
     rows.append(_runs_row(comparison))
-    if comparison.reward != "gold":  # there is nothing to hack where the reward is gold itself
+    if not names_of(comparison).one:
         rows.append(_hacking_row(comparison))
     return Sheet(("", "reference", *map(heading, labels)), rows)
 
@@ -102,7 +99,7 @@ def names_of(comparison: Comparison) -> Names:
 
 def _score_rows(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """Reward and gold, or, where these are one, gold alone; what has no unit of its own is in the reference's sd."""
-    if comparison.reward != "gold":
+    if not names_of(comparison).one:
         sd = ", ref sd" if comparison.reward == "model" else ""
         yield names_of(comparison).score + sd, "rm_score"
     units = {"judge": "judge score, ref sd", "verifier": "accuracy"}
@@ -115,10 +112,10 @@ def _work_row(comparison: Comparison, title: str, name: str) -> tuple[str, ...]:
     scale, prefix = unit([f.estimate for f in found if f], 1e3 if "FLOP" in title else 1e5)
     mark = prefix if "FLOP" in title or not prefix else f", {prefix}"
     title = title.format(mark, giver=names_of(comparison).giver)
-    return (title, "", *(_cells([f], None, scale)[0] for f in found))
+    return (title, "", *(cells_of([f], None, scale)[0] for f in found))
 
 
-def _cells(found: Sequence[Interval | None], digits: int | None = 2, scale: float = 1.0) -> list[str]:
+def cells_of(found: Sequence[Interval | None], digits: int | None = 2, scale: float = 1.0) -> list[str]:
     """Intervals with the same decimals; without `digits` as many as give the largest three significant ones."""
     known = [f.estimate / scale for f in found if f is not None and f.estimate is not None]
     if digits is None:
@@ -173,7 +170,7 @@ def caption(comparison: Comparison) -> str:
 
 def _units(comparison: Comparison) -> str:
     right = "Accuracy: share of replies that the task's verifier calls right."
-    if comparison.reward == "gold":
+    if names_of(comparison).one:
         return f"{right} It is the reward, too."
     first = "RM score in standard deviations of the reference's scores, reference mean 0."
     if comparison.reward == "verifier":
@@ -295,7 +292,7 @@ def failure_lines(comparison: Comparison) -> Iterator[str]:
 def hacking_lines(comparison: Comparison) -> Iterator[str]:
     """For each arm that hacked its reward model the reason in the first run that did."""
     names = names_of(comparison)
-    for label in comparison.labels:
+    for label in [] if names.one else comparison.labels:
         for run in comparison.runs[label]:
             hacked, reason = reward_hacking(run.curve)
             if hacked:
@@ -328,63 +325,3 @@ def _quoted(text: str) -> str:
     from shlex import quote
 
     return quote(text)
-
-
-# --- sweep ---------------------------------------------------------------------------------------------------------
-
-
-def sweep_blocks(sweep: Sweep) -> list[Block]:
-    """All that `sweep` shows on standard output but where the results lie."""
-    comparison = sweep.comparison
-    world = f"{comparison.task}, {comparison.policy} policy"
-    shape = f"{counted(len(sweep.betas), 'beta')}, {counted(len(comparison.seeds), 'seed')}"
-    title = f"{sweep.algorithm} on {world}, {shape}"
-    blocks: list[Block] = [Note(title, "bold")]
-    if comparison.paired_seeds:
-        blocks += [sweep_sheet(sweep), Note(caption(comparison), "dim")]
-    blocks += [Note(line, "red") for line in failure_lines(comparison)]
-    blocks += [Note(line) for line in _hacked_runs(sweep.runs, names_of(comparison))]
-    blocks += [Note(line, "yellow") for line in kl_lines(comparison)]
-    return blocks
-
-
-def sweep_sheet(sweep: Sweep) -> Sheet:
-    """One column a beta."""
-    comparison = sweep.comparison
-    labels = dict(zip(sweep.betas, comparison.labels, strict=True))
-    names = names_of(comparison)
-    gold, unit = names.gold, ", ref sd" if comparison.reward == "model" else ""
-    arms = list(labels.values())
-    rows = [
-        (f"{names.score} at the end{unit}", *_cells([comparison.summary(a, "rm_score") for a in arms])),
-        (f"{gold} at the end", *_cells([comparison.summary(a, "gold_score") for a in arms])),
-        (f"{gold} at its peak", *_cells([summary(_peaks(comparison, a)) for a in arms])),
-        (
-            f"{gold} of the reference",
-            *_cells([summary(comparison.references(a, "gold_score")) for a in arms]),
-        ),
-        ("KL to reference, nats", *_cells([comparison.summary(a, "kl") for a in arms])),
-        (f"reply length, {unit_of(comparison)}s", *_cells([comparison.summary(a, "length") for a in arms])),
-    ]
-    hacked = [[r["reward_hacking"] for r in sweep.runs if r["beta"] == beta] for beta in labels]
-    rows.append(("reward hacking", *(f"{sum(found)} of {len(found)}" for found in hacked)))
-    return Sheet(("beta", *(f"{beta:g}" for beta in labels)), rows)
-
-
-def _peaks(comparison: Comparison, label: str) -> list[float]:
-    runs = (r for r in comparison.runs[label] if r.seed in comparison.paired_seeds)
-    found = ([p["gold_score"] for p in run.curve if p["gold_score"] is not None] for run in runs)
-    return [max(values) for values in found if values]
-
-
-def _hacked_runs(records: Sequence[Mapping[str, Any]], names: Names) -> Iterator[str]:
-    for run in records:
-        if run["reward_hacking"]:
-            reason = names.in_text(run["reason"])
-            yield f"beta {run['beta']:g}, seed {run['seed']} reward-hacks: {reason}."
-    clean = [run for run in records if run["status"] == "done" and not run["reward_hacking"]]
-    for beta in dict.fromkeys(run["beta"] for run in clean):
-        mine = [run for run in clean if run["beta"] == beta]
-        reason = names.in_text(mine[0]["reason"])
-        runs = f"{counted(len(mine), 'run')} {'does' if len(mine) == 1 else 'do'} not reward-hack"
-        yield f"beta {beta:g}: {runs}, e.g. seed {mine[0]['seed']}: {reason}."

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .samples import Samples
 
 EVALUATED = ("update", "flops", "rm_score", "gold_score", "kl", "entropy", "length")
+SCORES = ("rm_score", "gold_score")
 REPLIES = 20
 
 
@@ -34,7 +35,8 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
     if result.curve:
         blocks += [points_sheet(result, names), diagnostics_sheet(result)]
         hacked, reason = reward_hacking(result.curve)
-        blocks.append(Note(f"Reward hacking: {'yes' if hacked else 'no'}; {names.in_text(reason)}."))
+        if not names.one:
+            blocks.append(Note(f"Reward hacking: {'yes' if hacked else 'no'}; {names.in_text(reason)}."))
         blocks += [Note(f"KL monitor: {line}.", "yellow") for line in kl_warnings(result.curve)]
     if result.replies:
         blocks.append(replies_sheet(result, label, names))
@@ -44,12 +46,14 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
 def points_sheet(result: Result, names: Names) -> Sheet:
     """The evaluations of a run, one row each."""
     scale, prefix = unit([p["flops"] for p in result.curve])
-    head = ("update", f"{prefix}FLOP", names.score, names.gold, "KL", "entropy", "length")
+    shown = EVALUATED[2 + names.one :]
+    scores = (names.score, names.gold)[names.one :]
+    head = ("update", f"{prefix}FLOP", *scores, "KL", "entropy", "length")
     rows = [
         (
             f"{point['update']:,}",
             fixed(point["flops"] / scale, 2),
-            *(fixed(point.get(name), 2) for name in EVALUATED[2:]),
+            *(fixed(point.get(name), 2) for name in shown),
         )
         for point in result.curve
     ]
@@ -77,7 +81,7 @@ def replies_sheet(result: Result, label: str, names: Names) -> Sheet:
     def cell(row: Mapping[str, Any], name: str) -> str:
         scores = [
             (word, row.get(f"{name}_{kind}"))
-            for word, kind in ((names.giver, "rm_score"), (names.gold, "gold_score"))
+            for word, kind in list(zip((names.giver, names.gold), SCORES, strict=True))[names.one :]
         ]
         shown = ", ".join(
             f"{word} {fixed(value)}" for word, value in scores if isinstance(value, int | float)
@@ -94,7 +98,7 @@ def replies_sheet(result: Result, label: str, names: Names) -> Sheet:
 def samples_blocks(samples: Samples) -> list[Block]:
     """Prompt by prompt the replies of reference and arms, one below the other, each behind its scores."""
     called = Names.of(samples.gold, samples.reward)
-    giver, gold = f"{called.giver:>6}", f"{called.gold:>6}"
+    heads = [f"{name:>6}" for name in (called.giver, called.gold)[called.one :]]
     title = (
         f"{counted(len(samples.prompts), 'evaluation prompt')} of {samples.task}, {samples.policy} policy, "
         f"seed {samples.seed}: replies of reference and arms, drawn with the same uniforms"
@@ -109,14 +113,13 @@ def samples_blocks(samples: Samples) -> list[Block]:
     wide = max(map(len, names))
     for i, prompt in enumerate(samples.prompts):
         blocks += [Note(""), Note(prompt or "(empty)", "bold", lead=f"prompt {i + 1}  ")]
-        blocks.append(Note(f"{'':{wide}} {giver} {gold}", "dim", whole=True))
+        blocks.append(Note(f"{'':{wide}} {' '.join(heads)}", "dim", whole=True))
         replies = [samples.reference[i], *(arm.replies[i] for arm in samples.arms.values())]
         for name, reply in zip(names, replies, strict=True):
-            rm, true = (reply.rm_score, reply.gold_score) if reply else (None, None)
+            values = ((reply.rm_score, reply.gold_score) if reply else (None, None))[called.one :]
+            cells = [f"{fixed(value):>{len(head)}}" for value, head in zip(values, heads, strict=True)]
             text = "(none kept)" if reply is None else reply.text or "(empty)"
-            blocks.append(
-                Note(text, lead=f"{name:{wide}} {fixed(rm):>{len(giver)}} {fixed(true):>{len(gold)}}  ")
-            )
+            blocks.append(Note(text, lead=f"{name:{wide}} {' '.join(cells)}  "))
     return blocks
 
 
@@ -194,6 +197,8 @@ def list_blocks(
     blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
     own = "--data FILE: your own preference pairs, JSON lines, plain or gzipped"
     blocks.append(Note(f"{own}; options by --task pairs:field=value,...", indent=2))
+    problems = "--data FILE --task problems: problems with answers, JSON lines, rewarded by a verifier"
+    blocks.append(Note(f"{problems}; options by --task problems:field=value,...", indent=2))
     blocks.append(Note("Policies", "bold"))
     return blocks + [Note(f"{name}: {doc}", indent=2) for name, doc in policies]
 

@@ -107,13 +107,14 @@ LAYERS = {
     "rlhfbench.layout": "text",
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
-    "rlhfbench.report": f"{OUTCOME} layout text ~sweeps",
+    "rlhfbench.report": f"{OUTCOME} layout text",
+    "rlhfbench.sweep_report": f"{OUTCOME} layout report ~sweeps",
     "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~reward_report ~samples",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
         f"{OUTCOME} arguments catalogue conformance harness layout plots progress report reward_report reward_task"
-        " samples show sweeps text"
+        " samples show sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
@@ -350,7 +351,7 @@ def test_a_violation_is_seen(module: str, source: str, says: str) -> None:
         ("rlhfbench.algorithms.mine", "from kernels import optim\nfrom ..types import Setup"),
         ("rlhfbench.policies.mine", "from .linear import LinearPolicy\nimport numpy as np"),
         ("rlhfbench.cli", "import rich\nprint('done')"),
-        ("rlhfbench.report", "if TYPE_CHECKING:\n    from .sweeps import Sweep"),
+        ("rlhfbench.sweep_report", "if TYPE_CHECKING:\n    from .sweeps import Sweep"),
         ("rlhfbench.harness", "try:\n    f()\nexcept SystemExit:\n    raise"),
         ("kernels.torch._mine", "import torch\nfrom .. import optim\nfrom . import _tensors"),
         ("kernels.reference", "from .preference import DPO\nfrom .reference_bag import bag_scores"),
