@@ -118,7 +118,18 @@ def check_run(run: dict[str, Any], seed: int) -> None:
 
 def test_the_json_contract_key_by_key(six: tuple[Comparison, Path]) -> None:
     record = json.loads(json.dumps(six[0].as_dict(), allow_nan=False))
-    expected = {"schema", "task", "policy", "gold", "seeds", "reference", "facts", "algorithms", "verdict"}
+    expected = {
+        "schema",
+        "task",
+        "policy",
+        "gold",
+        "reward",
+        "seeds",
+        "reference",
+        "facts",
+        "algorithms",
+        "verdict",
+    }
     assert set(record) == expected
     assert [record[name] for name in ("schema", "task", "policy", "gold")] == [1, "words", "tabular", "exact"]
     assert record["seeds"] == list(range(6))
