@@ -106,6 +106,12 @@ def test_bad_options_are_named(tmp_path: Path, task: str, says: str) -> None:
         open_task(task, sums(tmp_path / "p.jsonl"))
 
 
+def test_one_answer_for_all_is_none(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.jsonl", *({"prompt": f"question {i}", "answer": 1} for i in range(30)))
+    with pytest.raises(InputError, match="all problems have one answer"):
+        open_task("problems", path)
+
+
 def test_without_a_file_there_is_a_hint() -> None:
     with pytest.raises(InputError, match="unknown task 'problems'; for a file use --data FILE"):
         open_task("problems", None)
@@ -160,6 +166,8 @@ def test_pairs_are_the_answer_over_another(task: ProblemsTask) -> None:
     assert len(pairs) == 48
     assert (task.gold_score(pairs.prompts, pairs.chosen, pairs.chosen_mask) == 1).all()
     assert (task.gold_score(pairs.prompts, pairs.rejected, pairs.rejected_mask) == 0).all()
+    asked = {prompt.tobytes() for prompt in task.evaluation_prompts(500, np.random.default_rng(0))}
+    assert not asked & {prompt.tobytes() for prompt in pairs.prompts}
     assert len(task.preferences(10, np.random.default_rng(0), None)) == 10  # type: ignore[arg-type]
 
 

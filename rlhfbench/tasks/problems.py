@@ -29,6 +29,8 @@ from .reward_choice import VerifiedReward, check_reward_model
 SHARES = {"sft": 0.4, "rl": 0.4, "evaluation": 0.2}
 """What each part gets of the problems; RL asks those of the first part, too."""
 FEWEST = 20
+ATTEMPTS = 100
+"""Other problems that are looked at for one with another answer."""
 DIGITS = (*"0123456789", ".", "-", EOS)
 
 
@@ -137,19 +139,17 @@ class ProblemsTask:
 
     def preferences(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> PreferencePairs:
         """The answer over another problem's, for at most `n` problems not for evaluation; `reference` is not asked."""
-        encoded, rows = self._encoded, rng.permutation(self.rows("sft", "rl"))[:n]
-        other = rng.permutation(len(encoded.prompts))
-        answers = np.array(encoded.answers)
-        wrong = [
-            next((o for o in np.roll(other, -i) if answers[o] != answers[row]), row)
-            for i, row in enumerate(rows)
-        ]
-        pairs = PreferencePairs(
+        encoded, rows = self._encoded, rng.permutation(self.rows("sft", "rl"))
+        answers, other = np.array(encoded.answers), rows.copy()
+        for shift in range(1, min(len(rows), ATTEMPTS)):
+            same = answers[other] == answers[rows]
+            other[same] = np.roll(rows, shift)[same]
+        rows, other = (found[answers[other] != answers[rows]][:n] for found in (rows, other))
+        return PreferencePairs(
             encoded.prompts[rows],
             *(encoded.responses[rows], encoded.mask[rows]),
-            *(encoded.responses[wrong], encoded.mask[wrong]),
+            *(encoded.responses[other], encoded.mask[other]),
         )
-        return pairs.take(np.flatnonzero(rows != wrong))
 
     def judge_preferences(self) -> PreferencePairs | None:
         return None
@@ -195,6 +195,8 @@ def _encode(path: str, digest: str, strict: bool, vocabulary: int, prompt_words:
     file = read_problems(path, strict=strict)
     if len(file.problems) < FEWEST:
         raise InputError(f"{path}: {len(file.problems)} usable problems; at least {FEWEST} are needed")
+    if len({problem.answer for problem in file.problems}) < 2:
+        raise InputError(f"{path}: all problems have one answer, at least two are needed")
     whole = [list(parts_of(problem.prompt)) for problem in file.problems]
     asked = [parts[-prompt_words:] for parts in whole]
     counts = Counter(word for parts in asked for word in parts if word not in DIGITS)
