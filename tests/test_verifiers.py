@@ -16,10 +16,11 @@ from rlhfbench import verifiers
 from rlhfbench.cli import main
 from rlhfbench.errors import InputError
 from rlhfbench.jobs import open_task, small_worlds
-from rlhfbench.plan import make_world
+from rlhfbench.plan import check_reward, make_world
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.run import run
+from rlhfbench.tasks.words import Words
 from rlhfbench.verifiers import UserVerifier, VerifierFailed, open_verifier, try_out
 
 SMALL = "arithmetic:terms=2,largest=3,demos=200,pairs=64"
@@ -294,6 +295,14 @@ def test_pairs_keep_their_judge(call: Call, tmp_path: Path) -> None:
     assert "verifier score" in out
     assert "judge score, ref sd" in out
     assert "RM score" not in out
+
+
+def test_a_task_without_a_verifier_has_none_for_a_reward() -> None:
+    class Mine(Words):
+        rm = "verifier"
+
+    with pytest.raises(InputError, match="rm must be a model where gold is no verifier, got verifier"):
+        check_reward(Mine(), None)
 
 
 def test_samples_show_its_scores(call: Call) -> None:
