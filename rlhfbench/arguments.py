@@ -84,10 +84,14 @@ def _world(command: Parser, default: str) -> None:
     command.add_argument(
         "--task",
         metavar="T",
-        help=f"T or T:field=value,...; see rlhfbench list (default {default}); beside --data pairs:field=value,...",
+        help=f"T or T:field=value,...; see rlhfbench list (default {default}); beside --data pairs:... or problems:...",
     )
-    command.add_argument("--data", metavar="FILE", help="your preference pairs: JSON lines, plain or gzipped")
-    command.add_argument("--strict", action="store_true", help="refuse a file with pairs that cannot be used")
+    command.add_argument(
+        "--data",
+        metavar="FILE",
+        help="your preference pairs, or problems with answers: JSON lines, plain or gzipped",
+    )
+    command.add_argument("--strict", action="store_true", help="refuse a file with lines that cannot be used")
 
 
 def _policy(command: Parser) -> None:
@@ -100,6 +104,11 @@ def _policy(command: Parser) -> None:
 
 def _runs(command: Parser, seeds: str) -> None:
     _policy(command)
+    command.add_argument(
+        "--verifier",
+        metavar="V",
+        help="module:function or ./file.py:function that rewards replies in place of an RM",
+    )
     command.add_argument("--seeds", type=int, metavar="N", help=f"number of paired seeds (default {seeds})")
     command.add_argument("--budget", type=float, metavar="GFLOP", help="stop a run at this much charged work")
     command.add_argument(

@@ -192,7 +192,7 @@ def _given(args: Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-RUN_OPTIONS = ("task", "data", "policy", "seeds", "budget", "jobs", "out", "strict", "i_know")
+RUN_OPTIONS = ("task", "data", "policy", "seeds", "budget", "jobs", "out", "strict", "verifier", "i_know")
 
 
 def _compare(args: Namespace) -> int:
@@ -219,7 +219,7 @@ def _compare(args: Namespace) -> int:
 def _sweep(args: Namespace) -> int:
     _check_outputs(args)
     from .harness import Interrupted
-    from .report import sweep_blocks
+    from .sweep_report import sweep_blocks
     from .sweeps import Sweep, sweep
 
     with _progress() as watch:

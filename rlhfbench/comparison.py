@@ -23,13 +23,15 @@ class Comparison:
     Parameters
     ----------
     task, policy : str
-    gold : {"exact", "judge"}
+    gold : {"exact", "judge", "verifier"}
     seeds : sequence of int
         The seeds asked for; with Ctrl-C some may lack a run.
     configs : mapping label -> dict
         Resolved hyper-parameters.
     runs : mapping label -> list of Result
         In the order of `seeds`, those that are there.
+    reward : {"model", "verifier", "gold"}
+        What `rm_score` is: a trained model's score, that of a verifier of the user's, or gold itself.
     facts : dict
         What is known of the data (shares of unknown words and cut replies, splits, RM-judge correlation).
     reused : int
@@ -48,6 +50,7 @@ class Comparison:
     seeds: Sequence[int]
     configs: Mapping[str, Any]
     runs: Mapping[str, list[Result]]
+    reward: str = "model"
     facts: Mapping[str, Any] = field(default_factory=dict)
     reused: int = 0
     folder: str = ""
@@ -108,7 +111,7 @@ class Comparison:
             for label in self.labels
         }
         failed = {label: len(self.failed(label)) for label in self.labels}
-        return verdict(arms, gold=self.gold, failed=failed)
+        return verdict(arms, gold=self.gold, reward=self.reward, failed=failed)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON contract, schema 1; what does not exist is None."""
@@ -117,6 +120,7 @@ class Comparison:
             "task": self.task,
             "policy": self.policy,
             "gold": self.gold,
+            "reward": self.reward,
             "seeds": list(self.seeds),
             "reference": {name: self._reference(name) for name in ("rm_score", "gold_score")},
             "facts": dict(self.facts),

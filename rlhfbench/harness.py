@@ -44,6 +44,7 @@ def compare(
     jobs: int | None = None,
     out: str = DEFAULT_FOLDER,
     strict: bool = False,
+    verifier: str | None = None,
     quick: bool = False,
     i_know: Collection[str] = (),
     watch: Watch | None = None,
@@ -55,10 +56,10 @@ def compare(
     arms : sequence of str
         ``name[@preset][:field=value,...]``, or ``./file.py:function``.
     task : str, optional
-        ``words``, ``sentences`` (the default), ``sentences-small``, with overrides ``name:field=value``; with `data`
-        its options, such as ``pairs:tokenizer=bpe``.
+        ``words``, ``sentences`` (the default), ``sentences-small``, ``arithmetic``, with overrides
+        ``name:field=value``; with `data` its options, such as ``pairs:tokenizer=bpe``.
     data : str, optional
-        A file of preference pairs.
+        A file of preference pairs, or, with the task ``problems``, of problems with answers.
     policy : str, optional
         ``transformer[:layers=2,width=32,heads=4]``, ``linear`` or ``tabular``; by default what suits the task.
     seeds : int, optional
@@ -71,6 +72,8 @@ def compare(
         Folder of the run store.
     strict : bool
         Refuse a file with pairs that cannot be used, instead of leaving those out.
+    verifier : str, optional
+        ``module:function`` or ``./file.py:function``, which rewards replies in place of a reward model.
     quick : bool
         Three seeds: a smoke test, not evidence.
     i_know : collection of str
@@ -91,7 +94,7 @@ def compare(
     """
     require(len(arms) >= 1, "algorithms", len(arms), "at least one")
     texts = [arms] if isinstance(arms, str) else list(arms)
-    world = make_world(task, data, strict, policy, budget)
+    world = make_world(task, data, strict, policy, budget, verifier)
     parsed = parse_arms(texts, world.policy)
     gates = judge(parsed, world, i_know)
     plan = Plan(parsed, world, count_seeds(seeds, quick), RunStore(Path(out)), gates)
@@ -180,6 +183,7 @@ def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparis
         task=plan.world.data or plan.world.task,
         policy=plan.world.policy,
         gold=plan.world.open().gold,
+        reward=plan.world.reward,
         seeds=range(plan.seeds),
         configs={a.label: a.config for a in plan.arms},
         runs={

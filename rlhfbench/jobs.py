@@ -17,12 +17,14 @@ from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
 from .shares import SMALL, compile_share, share_names
-from .types import Metrics, Sampler, Task
+from .tasks.reward_choice import reward_kind
+from .types import Metrics, RewardKind, Sampler, Task
+from .verifiers import UserVerifier, open_verifier
 
 
 @dataclass(frozen=True)
 class World:
-    """Which task, policy and budget; small enough to send to a worker."""
+    """Which task, policy, budget and verifier; small enough to send to a worker."""
 
     task: str
     data: str | None
@@ -30,9 +32,17 @@ class World:
     policy: str
     budget: int | None
     episodes: int
+    verifier: str | None = None
 
     def open(self) -> Task:
         return open_task(self.task, self.data, self.strict)
+
+    def open_verifier(self) -> UserVerifier | None:
+        return None if self.verifier is None else open_verifier(self.verifier)
+
+    @property
+    def reward(self) -> RewardKind:
+        return reward_kind(self.open(), self.verifier)
 
 
 @dataclass(frozen=True)
@@ -50,16 +60,21 @@ class Job:
 
 
 def open_task(task: str, data: str | None, strict: bool = False) -> Task:
-    """The synthetic task called `task`, or, with options ``pairs:field=value,...``, the pairs of the file `data`."""
+    """The synthetic task called `task`, or `data` as ``pairs`` or ``problems``, with their options."""
     if data is None:
         return load_task(task)
     from .tasks.pairs import PairsTask
+    from .tasks.problems import ProblemsTask
 
     name, overrides = split_overrides(task)
-    if name != "pairs":
-        raise InputError(f"--task {task} came with --data {data}, pairs:field=value,... or nothing is needed")
-    options = converted(PairsTask, overrides, "task pairs", without=("path", "strict"))
-    return PairsTask(path=data, strict=strict, **options)
+    kinds: dict[str, type[PairsTask | ProblemsTask]] = {"pairs": PairsTask, "problems": ProblemsTask}
+    if name not in kinds:
+        raise InputError(
+            f"--task {task} came with --data {data}, pairs:field=value,... or nothing is needed for preference pairs, "
+            "problems:field=value,... for problems with answers"
+        )
+    options = converted(kinds[name], overrides, f"task {name}", without=("path", "strict"))
+    return kinds[name](path=data, strict=strict, **options)
 
 
 def task_options(task: Task) -> dict[str, Any]:
@@ -89,14 +104,15 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
 
     if not job.manifests:
         return compile_in_part(job) if job.share else warm_up(job)
-    prepared = prepare(job.world.open(), job.world.policy, job.seed, job.world.episodes)
-    store, environment = RunStore(Path(job.folder)), fingerprint()
     world = job.world
+    verifier = world.open_verifier()
+    prepared = prepare(world.open(), world.policy, job.seed, world.episodes, verifier)
+    store, environment = RunStore(Path(job.folder)), fingerprint()
     results = []
     for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
         arm = parse_arm(typed, label, world.policy)
         inputs = manifest["inputs"]
-        refuse_changed(world, arm, inputs["sources"])
+        refuse_changed(world, arm, verifier, inputs["sources"])
         if task_options(prepared.task) != inputs["task_options"]:
             raise InputError(f"--task {world.task}: {CHANGED}")
         served: list[Sampler] = []
@@ -124,9 +140,11 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
 CHANGED = "was changed while the comparison ran; the same command starts anew with it"
 
 
-def refuse_changed(world: World, arm: Arm, hashes: Mapping[str, str]) -> None:
+def refuse_changed(world: World, arm: Arm, verifier: UserVerifier | None, hashes: Mapping[str, str]) -> None:
     """A run must not be kept under the key of a file that somebody has edited since the comparison began."""
-    read = [(arm.file, hashes["algorithm"])] + ([(Path(world.data), hashes["data"])] if world.data else [])
+    read = [(arm.file, hashes["algorithm"])]
+    read += [(Path(world.data), hashes["data"])] if world.data else []
+    read += [(verifier.file, hashes["verifier"])] if verifier else []
     for path, before in read:
         if file_hash(path) != before:
             raise InputError(f"{path} {CHANGED}")
@@ -158,18 +176,23 @@ class _Enough(Exception):
     """The warm-up has seen two yields."""
 
 
+SMALL_VERIFIED = "arithmetic:pairs=64,demos=64"
+
+
 def reward_models(world: World) -> list[str]:
     """The kinds of reward models that are trained in `world`: its own, then its judge's."""
     from .reward_models import choose_reward_model
 
-    task = world.open()
-    models = [choose_reward_model(task, choose_policy(world.policy)).kind]
+    task, models = world.open(), []
+    if world.reward == "model":
+        models.append(choose_reward_model(task, choose_policy(world.policy)).kind)
     return [*models, "bigrams"] if task.gold == "judge" else models
 
 
 def small_worlds(world: World) -> list[str]:
-    """Tasks that together compile what `world` trains: with its reward model, then with its judge's kind."""
-    return [f"{SMALL},rm={model}" for model in reward_models(world)]
+    """Tasks that together compile what `world` trains: with its reward, then with its judge's kind."""
+    verified = [] if world.reward == "model" else [SMALL_VERIFIED]
+    return [*verified, *(f"{SMALL},rm={model}" for model in reward_models(world))]
 
 
 def compile_in_part(job: Job) -> list[tuple[str, Result]]:

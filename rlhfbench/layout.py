@@ -200,9 +200,45 @@ def _length(text: str) -> int:
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
-def gold_name(gold: str) -> str:
-    """``gold`` where the true reward is known, ``judge`` where a model stands in for it."""
-    return "judge" if gold == "judge" else "gold"
+@dataclass(frozen=True)
+class Names:
+    """What things are called beside one kind of gold and of reward.
+
+    Parameters
+    ----------
+    gold : str
+        ``gold`` where the true reward is known, ``judge`` where a model stands in for it, else ``accuracy``.
+    score : str
+        What algorithms are rewarded with.
+    giver : str
+        Who gives that score.
+    """
+
+    gold: str
+    score: str
+    giver: str
+
+    @classmethod
+    def of(cls, gold: str, reward: str) -> Names:
+        """For kinds as in `Comparison`."""
+        wanted = {"judge": "judge", "verifier": "accuracy"}.get(gold, "gold")
+        if reward == "model":
+            return cls(wanted, "RM score", "RM")
+        return cls(wanted, wanted if reward == "gold" else "verifier score", "verifier")
+
+    @property
+    def one(self) -> bool:
+        """Whether gold itself is the reward, so that there is one score to show and nothing to hack."""
+        return self.score == self.gold
+
+    @property
+    def gold_score(self) -> str:
+        """The same, as the name of a number."""
+        return self.gold if self.gold == "accuracy" else f"{self.gold} score"
+
+    def in_text(self, reason: str) -> str:
+        """A text of `hacking`, which speaks of gold and RM score, in these names."""
+        return reason.replace("gold", self.gold).replace("RM score", self.score)
 
 
 def counted(n: int, noun: str) -> str:

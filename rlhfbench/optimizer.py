@@ -74,7 +74,7 @@ class AdamW:
         )
 
     def _clip(self) -> None:
-        norm = float(optim.global_norm(self.grads))
+        norm = optim.global_norm(self.grads)
         self._charge("global_norm")
         if norm > self.max_grad_norm:
             self.grads *= self.grads.dtype.type(self.max_grad_norm / norm)

@@ -17,15 +17,18 @@ from .options import require
 from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
+from .tasks.reward_choice import reward_kind
+from .types import Task
+from .verifiers import open_verifier, try_out
 
 DEFAULT_TASK = "sentences"
 EPISODES, TRANSFORMER_EPISODES, DATA_EPISODES = 1024, 512, 256
 """Replies that an evaluation looks at: a transformer's cost more, those of a file are judged."""
 SHARED_SOURCES = (
-    *("compute.py", "data.py", "evaluation.py", "kl_control.py", "kl_penalty.py", "metrics.py"),
-    *("optimizer.py", "pair_training.py", "policy_choice.py", "prepare.py", "reward_models.py"),
-    *("rollouts.py", "run.py", "schedules.py", "seeding.py", "selection.py", "sft.py", "text.py"),
-    *("tokenizer.py", "policies", "rewards", "tasks"),
+    *("compute.py", "data.py", "evaluation.py", "json_lines.py", "kl_control.py", "kl_penalty.py"),
+    *("metrics.py", "optimizer.py", "pair_training.py", "policy_choice.py", "prepare.py", "problems.py"),
+    *("reward_models.py", "rollouts.py", "run.py", "schedules.py", "seeding.py", "selection.py"),
+    *("sft.py", "text.py", "tokenizer.py", "verifiers.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""
 
@@ -66,7 +69,8 @@ class Plan:
     def jobs(self, have: Mapping[Which, Result]) -> list[Job]:
         """One job for each seed that lacks a run."""
         work = []
-        world = {"task": self.world.task, "data": self.world.data, "strict": self.world.strict}
+        names = ("task", "data", "strict", "verifier")
+        world = {name: getattr(self.world, name) for name in names}
         for seed in range(self.seeds):
             missing = [a for a in self.arms if (a.label, seed) not in have]
             if missing:
@@ -97,11 +101,18 @@ class Plan:
 
 
 def make_world(
-    task: str | None, data: str | None, strict: bool, policy: str | None, budget: float | None
+    task: str | None,
+    data: str | None,
+    strict: bool,
+    policy: str | None,
+    budget: float | None,
+    verifier: str | None = None,
 ) -> World:
-    """Check the choices against each other; `budget` is in GFLOP."""
+    """Check the choices against each other, and try out the verifier; `budget` is in GFLOP."""
     task = task or (DEFAULT_TASK if data is None else "pairs")
-    chosen = check_policy(open_task(task, data, strict), policy)
+    opened = open_task(task, data, strict)
+    chosen = check_policy(opened, policy)
+    check_reward(opened, verifier)
     episodes = TRANSFORMER_EPISODES if choose_policy(chosen).name == "transformer" else EPISODES
     require(budget is None or 0 < budget < 1e12, "budget", budget, "above 0 (GFLOP)")
     return World(
@@ -111,7 +122,17 @@ def make_world(
         policy=chosen,
         budget=None if budget is None else max(int(budget * 1e9), 1),
         episodes=episodes if data is None else DATA_EPISODES,
+        verifier=verifier,
     )
+
+
+def check_reward(task: Task, verifier: str | None) -> None:
+    """Refuse a verifier that does not work or does not fit, before anything has been spent."""
+    kind = reward_kind(task, verifier)
+    if verifier is not None:
+        try_out(open_verifier(verifier), task)
+    elif kind == "gold":
+        require(task.gold == "verifier", "rm", "verifier", "a model where gold is no verifier")
 
 
 def source_hashes(arms: Sequence[Arm], world: World) -> dict[str, str]:
@@ -121,6 +142,7 @@ def source_hashes(arms: Sequence[Arm], world: World) -> dict[str, str]:
         "kernels": source_hash(sorted(kernels.glob("*.py"))),
         "shared": source_hash([ROOT / name for name in SHARED_SOURCES]),
         "data": file_hash(Path(world.data)) if world.data else "",
+        "verifier": file_hash(open_verifier(world.verifier).file) if world.verifier else "",
     }
     return hashes | {f"algorithm {a.label}": file_hash(a.file) for a in arms}
 
@@ -133,6 +155,8 @@ def task_inputs(world: World) -> dict[str, Any]:
         "task": task.name,
         "task_options": task_options(task),
         "gold": task.gold,
+        "reward": world.reward,
+        "verifier": world.verifier and world.verifier.rpartition(":")[2],
         "task_source": file_hash(Path(inspect.getfile(type(task)))),
         "policy": world.policy,
         "budget": world.budget,
@@ -142,7 +166,7 @@ def task_inputs(world: World) -> dict[str, Any]:
 
 def arm_inputs(arm: Arm, sources: Mapping[str, str]) -> dict[str, Any]:
     """What of the arm, the code and the data determines a run."""
-    shared = ("kernels", "shared", "data")
+    shared = ("kernels", "shared", "data", "verifier")
     return {
         "algorithm": arm.spec.name,
         "config": asdict(arm.config),

@@ -13,7 +13,7 @@ import numpy as np
 from .comparison import Comparison
 from .errors import InputError
 from .hacking import KL_LINES
-from .layout import unit
+from .layout import Names, unit
 from .results import Result
 from .statistics import MIN_INTERVAL, bootstrap_bounds, interquartile_mean
 from .types import Float
@@ -107,7 +107,7 @@ def compare_plot(comparison: Comparison, path: Path) -> None:
 def _compare_title(comparison: Comparison) -> str:
     n = len(comparison.paired_seeds)
     band = ", 95 % bootstrap interval" if n >= MIN_INTERVAL else ""
-    task = Path(comparison.task).name if "pairs" in comparison.facts else comparison.task
+    task = Path(comparison.task).name if "file" in comparison.facts else comparison.task
     return f"{task}, {comparison.policy} policy: interquartile mean{band}; thin lines: {n} seeds"
 
 
@@ -168,10 +168,13 @@ def _two_panels(comparison: Comparison, panel: Callable[[Axes, str], None], titl
         left, right = figure.subplots(1, 2)
         panel(left, "rm")
         panel(right, "gold")
-        judge = comparison.gold == "judge"
-        names = ("RM score", "judge score" if judge else "gold score")
-        units = ("reference sd", "reference sd" if judge else "units of the task")
-        for axes, name, score, of in zip((left, right), ("rm", "gold"), names, units, strict=True):
+        called = Names.of(comparison.gold, comparison.reward)
+        units = {"judge": "reference sd", "verifier": "share of replies"}
+        scores = (
+            (called.score, "reference sd" if comparison.reward == "model" else "as given"),
+            (called.gold_score, units.get(comparison.gold, "units of the task")),
+        )
+        for axes, name, (score, of) in zip((left, right), ("rm", "gold"), scores, strict=True):
             axes.set_title(
                 score + (" (what is optimised)" if name == "rm" else " (what is wanted)"), fontsize=11
             )
@@ -224,8 +227,8 @@ def sweep_plot(sweep: Sweep, path: Path) -> None:
         _kl_axis(axes, [float(np.nanmax(curves.x)) for _, curves, _ in arms])
 
     seeds = len(comparison.seeds)
-    task = Path(comparison.task).name if "pairs" in comparison.facts else comparison.task
-    wanted = "judge" if comparison.gold == "judge" else "gold"
+    task = Path(comparison.task).name if "file" in comparison.facts else comparison.task
+    wanted = Names.of(comparison.gold, comparison.reward).gold
     title = f"{sweep.algorithm} on {task}: mean of {seeds} seeds (thin: each); filled: end, star: peak of {wanted}"
     _two_panels(comparison, panel, title, path)
 

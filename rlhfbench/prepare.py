@@ -1,4 +1,4 @@
-"""What all arms of a seed share: the SFT policy, which is also the reference, the reward model, and who judges."""
+"""What all arms of a seed share: the SFT policy, which is also the reference, the reward, and who judges."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 
 from .compute import ComputeMeter
 from .policy_choice import choose_policy
-from .reward_models import Trained, choose_reward_model, make_reward_model
+from .reward_models import Reward, Trained, choose_reward_model, make_reward_model
 from .rewards.bradley_terry import train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
+from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, fine_tune, make_policy
-from .types import Float, Int, Policy, PreferencePairs, Task
+from .tasks.reward_choice import reward_kind
+from .types import Float, Int, Policy, PreferencePairs, RewardKind, Task
+from .verifiers import UserVerifier
 
 NORMALISATION_EPISODES = 2048
 
@@ -27,7 +30,8 @@ class Prepared:
     task: Task
     seed: int
     reference: Policy
-    reward_model: Trained
+    reward: RewardKind
+    reward_model: Reward
     preferences: PreferencePairs
     gold: Gold
     evaluation_prompts: Int
@@ -37,7 +41,9 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
+def prepare(
+    task: Task, policy: str, seed: int, episodes: int, verifier: UserVerifier | None = None
+) -> Prepared:
     """Demonstrations -> SFT policy (= reference); preference pairs -> reward model; who judges; evaluation prompts.
 
     Parameters
@@ -49,6 +55,8 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
         All streams here depend on it alone, so that all arms share them.
     episodes : int
         Evaluation prompts.
+    verifier : UserVerifier, optional
+        Rewards replies in place of a reward model.
     """
     task = task.for_seed(stream(seed, "split"))
     meter = ComputeMeter()
@@ -61,18 +69,25 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
     with meter.redirect("eval"):  # making the data is the world's work, nobody's method
         preferences = task.preferences(None, stream(seed, "preferences"), reference)
 
+    # A model's scale comes from replies of the reference, which is part of making it.
+    kind = reward_kind(task, None if verifier is None else verifier.text)
     started = time.process_time()
-    model, accuracy = make_reward_model(task, choice, reference, demonstrations, preferences, seed, meter)
-    # Its scale comes from replies of the reference; that is part of making it.
     prompts = task.prompts(NORMALISATION_EPISODES, stream(seed, "normalisation"))
     uniforms = stream(seed, "normalisation", "uniforms").random((len(prompts), task.max_length))
-    with meter.redirect("rm_train"):
+    with meter.redirect("rm_train" if kind == "model" else "eval"):
         rollout = reference.sample(prompts, uniforms)
-        model.charge = meter.reward_charge
-        inputs = (prompts, rollout.responses, rollout.mask)
-        model = model.normalised(model.score(*inputs))
-    model.charge = None
-    rm_seconds = time.process_time() - started
+    inputs = (prompts, rollout.responses, rollout.mask)
+    model: Reward
+    if kind == "model":
+        trained, accuracy = make_reward_model(
+            task, choice, reference, demonstrations, preferences, seed, meter
+        )
+        model = normalised(trained, inputs, meter)
+        about = {"reward_model": choose_reward_model(task, choice).text, "rm_accuracy": accuracy}
+    else:
+        model = verifier.reward(task) if verifier is not None else Verifier(task.gold_score)
+        about = {"reward_model": "the task's verifier" if verifier is None else f"verifier '{verifier.name}'"}
+    rm_seconds = time.process_time() - started if kind == "model" else 0.0
 
     gold: Gold = TaskGold(task)
     judge_pairs = task.judge_preferences()
@@ -86,15 +101,24 @@ def prepare(task: Task, policy: str, seed: int, episodes: int) -> Prepared:
         task,
         seed,
         reference,
+        kind,
         model,
         preferences,
         gold,
         *evaluation_inputs(task, seed, episodes),
         meter,
         rm_seconds,
-        world_facts(task, model, gold, *inputs)
-        | {"reward_model": choose_reward_model(task, choice).text, "rm_accuracy": accuracy},
+        world_facts(task, kind, model, gold, *inputs) | about,
     )
+
+
+def normalised(model: Trained, inputs: tuple[Int, Int, Float], meter: ComputeMeter) -> Trained:
+    """The model whose scores of these replies have mean 0 and deviation 1; scoring them is part of training it."""
+    with meter.redirect("rm_train"):
+        model.charge = meter.reward_charge
+        model = model.normalised(model.score(*inputs))
+    model.charge = None
+    return model
 
 
 def evaluation_inputs(task: Task, seed: int, episodes: int) -> tuple[Int, Float]:
@@ -104,11 +128,11 @@ def evaluation_inputs(task: Task, seed: int, episodes: int) -> tuple[Int, Float]
 
 
 def world_facts(
-    task: Task, model: Trained, gold: Gold, prompts: Int, responses: Int, mask: Float
+    task: Task, kind: RewardKind, model: Reward, gold: Gold, prompts: Int, responses: Int, mask: Float
 ) -> dict[str, Any]:
-    """What the report says of the data: the task's own facts and how far RM and gold agree on reference replies."""
+    """What the report says of the data: the task's own facts and how far reward and gold agree on reference replies."""
     facts = dict(task.facts()) if hasattr(task, "facts") else {}
     rm, true = model.score(prompts, responses, mask), gold.score(prompts, responses, mask)
-    if np.std(rm) > 0 and np.std(true) > 0:
+    if kind != "gold" and np.std(rm) > 0 and np.std(true) > 0:
         facts["rm_gold_correlation"] = float(np.corrcoef(rm, true)[0, 1])
     return facts

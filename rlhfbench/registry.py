@@ -1,4 +1,4 @@
-"""Finding algorithms, tasks and policies by name; built-ins are listed from their files, without importing them."""
+"""Finding algorithms, tasks and verifiers by name; built-ins are listed from their files, without importing them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ TASKS = {
     "words": "words:Words",
     "sentences": "sentences:Sentences",
     "sentences-small": "sentences:SentencesSmall",
+    "arithmetic": "arithmetic:Arithmetic",
 }
-"""Tasks by name; `pairs` is chosen by --data."""
+"""Tasks by name; those of a file come with --data."""
 
 
 @dataclass(frozen=True)
@@ -113,28 +114,57 @@ def _in_file(text: str) -> re.Match[str] | None:
 
 def _from_file(path: Path, function: str) -> tuple[AlgorithmSpec, Path]:
     """The algorithm `function` of a file, or the only one that it registers."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected ./file.py:function")
-    name = f"rlhfbench_user_{path.stem}"
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module
-    try:
-        # Not through the import system: its bytecode cache misses an edit of the same second and size.
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
-        line = getattr(error, "lineno", None) or _line_in(error, path)
-        raise InputError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    module = _executed(path)
     specs: dict[str, AlgorithmSpec] = {
         key: value.spec
         for key, value in vars(module).items()
-        if isinstance(getattr(value, "spec", None), AlgorithmSpec) and value.__module__ == name
+        if isinstance(getattr(value, "spec", None), AlgorithmSpec) and value.__module__ == module.__name__
     }
     if function and function not in specs:
         raise InputError(f"{path}: no registered algorithm '{function}'{nearest(function, specs)}")
     if not function and len(specs) != 1:
         raise InputError(f"{path}: registers {len(specs)} algorithms; write {path}:name")
     return specs[function or next(iter(specs))], path.resolve()
+
+
+def _executed(path: Path) -> ModuleType:
+    """The module that a file of the user's makes."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected ./file.py:function")
+    module = ModuleType(f"rlhfbench_user_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    try:
+        # Not through the import system: its bytecode cache misses an edit of the same second and size.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        line = getattr(error, "lineno", None) or _line_in(error, path)
+        raise InputError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def load_verifier(text: str) -> tuple[Callable[..., Any], Path]:
+    """The function that ``module:function`` or ``./file.py:function`` names, and its file."""
+    where, _, name = text.rpartition(":")
+    if not where or not name.isidentifier():
+        raise InputError(
+            f"--verifier: {text or 'nothing'} came, module:function or ./file.py:function is needed"
+        )
+    if where.endswith(".py"):
+        module = _executed(Path(where))
+    else:
+        try:
+            module = importlib.import_module(where)
+        except (Exception, SystemExit) as error:
+            raise InputError(f"--verifier {text}: {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise InputError(f"--verifier {text}: no function '{name}'{nearest(name, known)}")
+    file = getattr(module, "__file__", None)
+    if file is None:
+        raise InputError(f"--verifier {text}: '{where}' is in no file, a module of Python source is needed")
+    return function, Path(file).resolve()
 
 
 def _line_in(error: BaseException, path: Path) -> int | str:
@@ -204,7 +234,11 @@ def load_task(text: str) -> Task:
     else:
         plugins = _plugins("tasks")
         if name not in plugins:
-            hint = "; for a file use --data FILE" if name == "pairs" else nearest(name, task_names())
+            hint = (
+                "; for a file use --data FILE"
+                if name in ("pairs", "problems")
+                else nearest(name, task_names())
+            )
             raise InputError(f"unknown task '{name}'{hint}")
         task_class = plugins[name].load()
     task: Task = build(task_class, overrides, f"task {name}")  # type: ignore[arg-type]

@@ -1,20 +1,20 @@
-"""What is shown of a comparison and of a sweep: tables, notes, verdict. It arranges; it computes no statistic."""
+"""What is shown of a comparison: tables, notes, verdict. It arranges; it computes no statistic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .comparison import Comparison
 from .hacking import kl_warnings, reward_hacking
 from .layout import (
     Block,
+    Names,
     Note,
     Sheet,
     counted,
     decimals,
     fixed,
-    gold_name,
     heading,
     interval,
     listed,
@@ -22,9 +22,6 @@ from .layout import (
     unit,
 )
 from .statistics import Interval, summary
-
-if TYPE_CHECKING:
-    from .sweeps import Sweep
 
 SCORES = (
     ("KL to reference, nats", "kl"),
@@ -35,7 +32,7 @@ WORK = (
     ("compute, {}FLOP", "flops"),
     ("  per reply, {}FLOP", "flops_per_reply"),
     ("tokens generated{}", "tokens_generated"),
-    ("RM calls{}", "rm_calls"),
+    ("{giver} calls{}", "rm_calls"),
     ("labels{}", "labels"),
     ("CPU, s", "cpu_seconds"),
 )
@@ -81,21 +78,32 @@ def main_sheet(comparison: Comparison) -> Sheet:
     """One column an arm, one row a quantity, with intervals."""
     labels = comparison.labels
     rows = []
-    for title, name in _score_rows(comparison.gold):
+    for title, name in _score_rows(comparison):
         reference = fixed(summary(comparison.references(labels[0], name)).estimate)
-        rows.append((title, reference, *_cells([comparison.summary(a, name) for a in labels])))
+        rows.append((title, reference, *cells_of([comparison.summary(a, name) for a in labels])))
     rows += [
-        (title.format(unit_of(comparison)), "", *_cells([comparison.summary(a, name) for a in labels]))
+        (title.format(unit_of(comparison)), "", *cells_of([comparison.summary(a, name) for a in labels]))
         for title, name in SCORES
     ]
     rows += [_work_row(comparison, title, name) for title, name in WORK]
-    rows += [_runs_row(comparison), _hacking_row(comparison)]
+    rows.append(_runs_row(comparison))
+    if not names_of(comparison).one:
+        rows.append(_hacking_row(comparison))
     return Sheet(("", "reference", *map(heading, labels)), rows)
 
 
-def _score_rows(gold: str) -> tuple[tuple[str, str], ...]:
-    shown = "gold score" if gold == "exact" else "judge score, ref sd"
-    return (("RM score, ref sd", "rm_score"), (shown, "gold_score"))
+def names_of(comparison: Comparison) -> Names:
+    """What gold and reward are called here."""
+    return Names.of(comparison.gold, comparison.reward)
+
+
+def _score_rows(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Reward and gold, or, where these are one, gold alone; what has no unit of its own is in the reference's sd."""
+    if not names_of(comparison).one:
+        sd = ", ref sd" if comparison.reward == "model" else ""
+        yield names_of(comparison).score + sd, "rm_score"
+    units = {"judge": "judge score, ref sd", "verifier": "accuracy"}
+    yield units.get(comparison.gold, "gold score"), "gold_score"
 
 
 def _work_row(comparison: Comparison, title: str, name: str) -> tuple[str, ...]:
@@ -103,10 +111,11 @@ def _work_row(comparison: Comparison, title: str, name: str) -> tuple[str, ...]:
     found = [comparison.summary(label, name) for label in comparison.labels]
     scale, prefix = unit([f.estimate for f in found if f], 1e3 if "FLOP" in title else 1e5)
     mark = prefix if "FLOP" in title or not prefix else f", {prefix}"
-    return (title.format(mark), "", *(_cells([f], None, scale)[0] for f in found))
+    title = title.format(mark, giver=names_of(comparison).giver)
+    return (title, "", *(cells_of([f], None, scale)[0] for f in found))
 
 
-def _cells(found: Sequence[Interval | None], digits: int | None = 2, scale: float = 1.0) -> list[str]:
+def cells_of(found: Sequence[Interval | None], digits: int | None = 2, scale: float = 1.0) -> list[str]:
     """Intervals with the same decimals; without `digits` as many as give the largest three significant ones."""
     known = [f.estimate / scale for f in found if f is not None and f.estimate is not None]
     if digits is None:
@@ -135,7 +144,7 @@ def caption(comparison: Comparison) -> str:
     """Units, the intervals' method, level and n, and what is charged to whom."""
     labels = comparison.labels
     found = comparison.summary(labels[0], "rm_score")
-    parts = ["RM score in standard deviations of the reference's scores, reference mean 0."]
+    parts = [_units(comparison)]
     if found is not None:
         brackets = (
             f"brackets: {percent(found.level, 0)} interval"
@@ -157,6 +166,16 @@ def caption(comparison: Comparison) -> str:
     if comparison.gold == "judge":
         parts.append("The judge is a reward model trained on other pairs; the true reward is not known.")
     return " ".join(parts)
+
+
+def _units(comparison: Comparison) -> str:
+    right = "Accuracy: share of replies that the task's verifier calls right."
+    if names_of(comparison).one:
+        return f"{right} It is the reward, too."
+    first = "RM score in standard deviations of the reference's scores, reference mean 0."
+    if comparison.reward == "verifier":
+        first = "Verifier score: the mean of what the verifier gives, as it is."
+    return first + (f" {right}" if comparison.gold == "verifier" else "")
 
 
 def phase_sheet(comparison: Comparison) -> Sheet:
@@ -189,6 +208,8 @@ def _work_notes(comparison: Comparison) -> Iterator[Note]:
     needing = [label for label in comparison.labels if comparison.by_phase(label).get("rm_train")]
     compiled = max(r.compute["jit_seconds"] or 0.0 for runs in comparison.runs.values() for r in runs)
     charged = f"RM training goes to {listed(needing)}, as needed there" if needing else "no arm needs an RM"
+    if comparison.reward != "model":
+        charged = "a verifier's calls are counted, but cost no FLOPs"
     yield Note(
         f"Charged: all work of an arm; {charged}. SFT is shared and charged to none; evaluation "
         f"is never charged, nor is compiling (at most {compiled:.1f} s in the sessions of these runs).",
@@ -212,6 +233,8 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
             f"replies cut {percent(facts['cut_share'])}, {prompts}"
             f"identical once cut {facts['identical_after_cut']:,} pairs."
         )
+    if "problems" in facts:
+        yield from _problem_lines(facts)
     if "pairs_per_part" in facts:
         parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["pairs_per_part"].items())
         yield f"Split by {facts['split_by']}, anew for each seed; pairs: {parts}."
@@ -219,15 +242,32 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
         accuracy = facts.get("rm_accuracy")
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
-        yield f"RM: {facts['reward_model']}{right}."
+        giver = "RM" if comparison.reward == "model" else "Reward"
+        yield f"{giver}: {facts['reward_model']}{right}."
     yield from comparison.gates["notes"]
     for name in comparison.gates["lifted"]:
         yield f"Gate {name} was lifted (--i-know {name}): without that the comparison would have been refused."
     if facts.get("rm_gold_correlation") is not None:
+        giver = "RM" if comparison.reward == "model" else "Verifier"
+        gold = names_of(comparison).gold
         yield (
-            f"RM and {gold_name(comparison.gold)} correlate at {facts['rm_gold_correlation']:.2f} on replies of the "
-            "reference (first seed)."
+            f"{giver} and {gold} correlate at {facts['rm_gold_correlation']:.2f} on replies of the reference "
+            "(first seed)."
         )
+
+
+def _problem_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    skipped = f"; {facts['skipped_lines']}" if facts["skipped_lines"] else ""
+    alike = (
+        f"; {facts['alike']:,} left out that the policy cannot tell from another" if facts["alike"] else ""
+    )
+    yield f"Data: {facts['problems']:,} usable problems{skipped}{alike}."
+    yield (
+        f"Unknown words {percent(facts['unknown_share'])} of prompt words, "
+        f"prompts cut from the left {percent(facts['prompt_cut_share'])}."
+    )
+    parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["problems_per_part"].items())
+    yield f"Split anew for each seed; problems: {parts}."
 
 
 def unit_of(comparison: Comparison) -> str:
@@ -236,7 +276,7 @@ def unit_of(comparison: Comparison) -> str:
 
 
 def _part(name: str) -> str:
-    return {"sft": "SFT", "rm": "RM and direct alignment"}.get(name, name)
+    return {"sft": "SFT", "rm": "RM and direct alignment", "rl": "RL"}.get(name, name)
 
 
 def failure_lines(comparison: Comparison) -> Iterator[str]:
@@ -254,16 +294,13 @@ def failure_lines(comparison: Comparison) -> Iterator[str]:
 
 def hacking_lines(comparison: Comparison) -> Iterator[str]:
     """For each arm that hacked its reward model the reason in the first run that did."""
-    for label in comparison.labels:
+    names = names_of(comparison)
+    for label in [] if names.one else comparison.labels:
         for run in comparison.runs[label]:
             hacked, reason = reward_hacking(run.curve)
             if hacked:
-                yield f"Reward hacking, {label}, e.g. seed {run.seed}: {_named(reason, comparison.gold)}."
+                yield f"Reward hacking, {label}, e.g. seed {run.seed}: {names.in_text(reason)}."
                 break
-
-
-def _named(reason: str, gold: str) -> str:
-    return reason if gold == "exact" else reason.replace("gold", "judge")
 
 
 def kl_lines(comparison: Comparison) -> Iterator[str]:
@@ -291,62 +328,3 @@ def _quoted(text: str) -> str:
     from shlex import quote
 
     return quote(text)
-
-
-# --- sweep ---------------------------------------------------------------------------------------------------------
-
-
-def sweep_blocks(sweep: Sweep) -> list[Block]:
-    """All that `sweep` shows on standard output but where the results lie."""
-    comparison, gold = sweep.comparison, gold_name(sweep.comparison.gold)
-    world = f"{comparison.task}, {comparison.policy} policy"
-    shape = f"{counted(len(sweep.betas), 'beta')}, {counted(len(comparison.seeds), 'seed')}"
-    title = f"{sweep.algorithm} on {world}, {shape}"
-    blocks: list[Block] = [Note(title, "bold")]
-    if comparison.paired_seeds:
-        blocks += [sweep_sheet(sweep), Note(caption(comparison), "dim")]
-    blocks += [Note(line, "red") for line in failure_lines(comparison)]
-    blocks += [Note(line) for line in _hacked_runs(sweep.runs, gold)]
-    blocks += [Note(line, "yellow") for line in kl_lines(comparison)]
-    return blocks
-
-
-def sweep_sheet(sweep: Sweep) -> Sheet:
-    """One column a beta."""
-    comparison = sweep.comparison
-    labels = dict(zip(sweep.betas, comparison.labels, strict=True))
-    gold = gold_name(comparison.gold)
-    arms = list(labels.values())
-    rows = [
-        ("RM score at the end, ref sd", *_cells([comparison.summary(a, "rm_score") for a in arms])),
-        (f"{gold} at the end", *_cells([comparison.summary(a, "gold_score") for a in arms])),
-        (f"{gold} at its peak", *_cells([summary(_peaks(comparison, a)) for a in arms])),
-        (
-            f"{gold} of the reference",
-            *_cells([summary(comparison.references(a, "gold_score")) for a in arms]),
-        ),
-        ("KL to reference, nats", *_cells([comparison.summary(a, "kl") for a in arms])),
-        (f"reply length, {unit_of(comparison)}s", *_cells([comparison.summary(a, "length") for a in arms])),
-    ]
-    hacked = [[r["reward_hacking"] for r in sweep.runs if r["beta"] == beta] for beta in labels]
-    rows.append(("reward hacking", *(f"{sum(found)} of {len(found)}" for found in hacked)))
-    return Sheet(("beta", *(f"{beta:g}" for beta in labels)), rows)
-
-
-def _peaks(comparison: Comparison, label: str) -> list[float]:
-    runs = (r for r in comparison.runs[label] if r.seed in comparison.paired_seeds)
-    found = ([p["gold_score"] for p in run.curve if p["gold_score"] is not None] for run in runs)
-    return [max(values) for values in found if values]
-
-
-def _hacked_runs(records: Sequence[Mapping[str, Any]], gold: str) -> Iterator[str]:
-    for run in records:
-        if run["reward_hacking"]:
-            reason = _named(run["reason"], "exact" if gold == "gold" else gold)
-            yield f"beta {run['beta']:g}, seed {run['seed']} reward-hacks: {reason}."
-    clean = [run for run in records if run["status"] == "done" and not run["reward_hacking"]]
-    for beta in dict.fromkeys(run["beta"] for run in clean):
-        mine = [run for run in clean if run["beta"] == beta]
-        reason = _named(mine[0]["reason"], "exact" if gold == "gold" else gold)
-        runs = f"{counted(len(mine), 'run')} {'does' if len(mine) == 1 else 'do'} not reward-hack"
-        yield f"beta {beta:g}: {runs}, e.g. seed {mine[0]['seed']}: {reason}."

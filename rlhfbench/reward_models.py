@@ -1,4 +1,4 @@
-"""The reward model of a seed: which one, from where, trained on what."""
+"""The reward of a seed: which model, from where, trained on what; or which verifier."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from .policy_choice import PolicyChoice, TransformerSizes
 from .rewards.bradley_terry import Features, LinearRewardModel, train_reward_model
 from .rewards.transformer import TransformerRewardModel
 from .rewards.transformer_training import train_transformer_reward_model
+from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
 from .types import Demonstrations, PreferencePairs, Task
 
 Trained: TypeAlias = LinearRewardModel | TransformerRewardModel
+Reward: TypeAlias = Trained | Verifier
 REWARD_MODELS: dict[str, type[Trained]] = {
     model.kind: model for model in (LinearRewardModel, TransformerRewardModel)
 }

@@ -80,7 +80,7 @@ class RunSetup:
         self._reward_model.charge = meter.reward_charge
         self._preferences = copy.deepcopy(prepared.preferences)
         self.planned, self.done, self._in_step = 0, 0, False
-        self._paid = meter.charged_flops  # for the reward model, before the first update
+        self._paid = meter.charged_flops  # for a reward model, before the first update
 
     @property
     def reward_model(self) -> RewardModel:
@@ -233,11 +233,15 @@ class _Run:
         return "reward_model" in self.arm.spec.needs
 
     def _charge_shared_work(self) -> None:
-        """SFT is shown to all and charged to none; RM training and labels are charged to whoever needs them."""
+        """SFT is shown to all and charged to none; RM training and labels are charged to whoever needs them.
+
+        A verifier is not trained and learns from no labels.
+        """
         shared = self.prepared.meter
         for phase in ["sft"] + ["rm_train"] * self.needs_reward_model:
             self.meter.add(phase, flops.Work(shared.flops[phase], shared.transcendentals[phase]))
-        if self.arm.spec.needs & {"reward_model", "preferences"}:
+        labelled = {"preferences"} | ({"reward_model"} if self.prepared.reward == "model" else set())
+        if self.arm.spec.needs & labelled:
             self.meter.count("labels", len(self.prepared.preferences))
 
     def train(self) -> tuple[Status, str | None]:

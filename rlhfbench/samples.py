@@ -13,7 +13,8 @@ from .jobs import open_task
 from .options import require
 from .results import Result, RunStore, file_hash, load_run, world_folder
 from .run_folder import advice, read_manifest
-from .types import Task
+from .types import RewardKind, Task
+from .verifiers import UserVerifier, VerifierFailed, open_verifier
 from .worlds import SERVED, KeptWorld, load_world, world_inputs
 
 PROMPTS = 5
@@ -37,7 +38,8 @@ class Samples:
     Parameters
     ----------
     task, policy : str
-    gold : {"exact", "judge"}
+    gold : {"exact", "judge", "verifier"}
+    reward : {"model", "verifier", "gold"}
     seed : int
     prompts : list of str
     reference : list of Reply
@@ -48,6 +50,7 @@ class Samples:
     task: str
     policy: str
     gold: str
+    reward: RewardKind
     seed: int
     prompts: list[str]
     reference: list[Reply]
@@ -69,7 +72,7 @@ class Samples:
         arms = {
             name: {"run": arm.run, "status": arm.status, "note": arm.note} for name, arm in self.arms.items()
         }
-        about = {name: asdict(self)[name] for name in ("task", "policy", "gold", "seed")}
+        about = {name: asdict(self)[name] for name in ("task", "policy", "gold", "reward", "seed")}
         return {"schema": 1, **about, "arms": arms, "samples": rows}
 
 
@@ -127,19 +130,26 @@ def samples(run: str, prompts: int = PROMPTS, seed: int | None = None, data: str
     place = world_folder(root, world_inputs(first.inputs))
     if not place.is_dir():
         raise InputError(f"{place}: reference and reward model are not there; {advice(first.folder)}")
-    world = _read(load_world, place, first, _open(first, data), first.inputs)
+    task, verifier = _open(first, data), _verifier(first)
+    world = _read(load_world, place, first, task, first.inputs, verifier)
     most = len(world.prompts)
     require(prompts <= most, "--prompts", prompts, f"at most {most:,}, the evaluation prompts of the run")
     shown, uniforms = world.prompts[:prompts], world.uniforms[:prompts]
     names = _names(runs)
+    try:
+        reference = scored_replies(world, world.reference, shown, uniforms)
+        arms = {name: _arm(world, one, prompts) for name, one in zip(names, runs, strict=True)}
+    except VerifierFailed as failure:
+        raise InputError(str(failure)) from None
     return Samples(
         task=first.manifest.get("facts", {}).get("file") or first.inputs["task"],
         policy=world.policy,
         gold=world.task.gold,
+        reward=world.reward,
         seed=seed,
         prompts=[world.task.prompt_text(prompt) for prompt in shown],
-        reference=scored_replies(world, world.reference, shown, uniforms),
-        arms={name: _arm(world, one, prompts) for name, one in zip(names, runs, strict=True)},
+        reference=reference,
+        arms=arms,
     )
 
 
@@ -186,6 +196,17 @@ def _open(run: Stored, data: str | None) -> Task:
     if found != run.inputs["sources"]["data"]:
         raise InputError(f"{path}: not the file that the run was made on; name that one: --data FILE")
     return open_task(world["task"], path, world["strict"])
+
+
+def _verifier(run: Stored) -> UserVerifier | None:
+    """That of a run, if it had one; its file must be the one that the run was made with."""
+    text = run.world.get("verifier")
+    if text is None:
+        return None
+    verifier = open_verifier(text)
+    if file_hash(verifier.file) != run.inputs["sources"]["verifier"]:
+        raise InputError(f"{verifier.file}: not as it was when the run was made; {advice(run.folder)}")
+    return verifier
 
 
 # --- which runs --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .hacking import kl_warnings, reward_hacking
-from .layout import Block, Note, Sheet, counted, fixed, gold_name, heading, percent, sparkline, unit
+from .layout import Block, Names, Note, Sheet, counted, fixed, heading, percent, sparkline, unit
 from .records import Result
 
 if TYPE_CHECKING:
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from .step_report import StepReport
 
 EVALUATED = ("update", "flops", "rm_score", "gold_score", "kl", "entropy", "length")
+SCORES = ("rm_score", "gold_score")
 REPLIES = 20
 
 
 def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
     """One stored run: its inputs, scores and diagnostics over updates, and replies side by side."""
     inputs = manifest["inputs"]
-    gold = gold_name(str(inputs.get("gold")))
+    names = Names.of(str(inputs.get("gold")), inputs.get("reward", "model"))
     label = str(inputs.get("label", "run"))
     message = f" ({result.message})" if result.message else ""
     policy = inputs.get("policy", "?")
@@ -35,29 +36,32 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
         blocks.append(Note(", ".join(f"{name}={value}" for name, value in config.items()), "dim"))
     blocks += [Note(f"Note: {line}.", "yellow") for line in manifest.get("cautions", ())]
     if result.curve:
-        blocks += [points_sheet(result, gold), diagnostics_sheet(result)]
+        blocks += [points_sheet(result, names), diagnostics_sheet(result)]
         hacked, reason = reward_hacking(result.curve)
-        reason = reason.replace("gold", gold)
-        blocks.append(Note(f"Reward hacking: {'yes' if hacked else 'no'}; {reason}."))
+        if not names.one:
+            blocks.append(Note(f"Reward hacking: {'yes' if hacked else 'no'}; {names.in_text(reason)}."))
         blocks += [Note(f"KL monitor: {line}.", "yellow") for line in kl_warnings(result.curve)]
     if result.replies:
-        blocks.append(replies_sheet(result, label, gold))
+        blocks.append(replies_sheet(result, label, names))
     return blocks
 
 
-def points_sheet(result: Result, gold: str) -> Sheet:
+def points_sheet(result: Result, names: Names) -> Sheet:
     """The evaluations of a run, one row each."""
     scale, prefix = unit([p["flops"] for p in result.curve])
-    head = ("update", f"{prefix}FLOP", "RM score", gold, "KL", "entropy", "length")
+    shown = EVALUATED[2 + names.one :]
+    scores = (names.score, names.gold)[names.one :]
+    head = ("update", f"{prefix}FLOP", *scores, "KL", "entropy", "length")
     rows = [
         (
             f"{point['update']:,}",
             fixed(point["flops"] / scale, 2),
-            *(fixed(point.get(name), 2) for name in EVALUATED[2:]),
+            *(fixed(point.get(name), 2) for name in shown),
         )
         for point in result.curve
     ]
-    return Sheet(head, rows, "Evaluations (RM score in reference sd; KL and entropy in nats)")
+    unit_of_score = "RM score in reference sd; " if names.giver == "RM" else ""
+    return Sheet(head, rows, f"Evaluations ({unit_of_score}KL and entropy in nats)")
 
 
 def diagnostics_sheet(result: Result) -> Sheet:
@@ -74,12 +78,13 @@ def diagnostics_sheet(result: Result) -> Sheet:
     return Sheet(head, [row for row in rows if len(row) == len(head)], "Diagnostics")
 
 
-def replies_sheet(result: Result, label: str, gold: str) -> Sheet:
+def replies_sheet(result: Result, label: str, names: Names) -> Sheet:
     """Replies of the reference and of the arm to the same prompts, with scores."""
 
     def cell(row: Mapping[str, Any], name: str) -> str:
         scores = [
-            (word, row.get(f"{name}_{kind}")) for word, kind in (("RM", "rm_score"), (gold, "gold_score"))
+            (word, row.get(f"{name}_{kind}"))
+            for word, kind in list(zip((names.giver, names.gold), SCORES, strict=True))[names.one :]
         ]
         shown = ", ".join(
             f"{word} {fixed(value)}" for word, value in scores if isinstance(value, int | float)
@@ -95,27 +100,29 @@ def replies_sheet(result: Result, label: str, gold: str) -> Sheet:
 
 def samples_blocks(samples: Samples) -> list[Block]:
     """Prompt by prompt the replies of reference and arms, one below the other, each behind its scores."""
-    gold = gold_name(samples.gold)
+    called = Names.of(samples.gold, samples.reward)
+    heads = [f"{name:>6}" for name in (called.giver, called.gold)[called.one :]]
     title = (
         f"{counted(len(samples.prompts), 'evaluation prompt')} of {samples.task}, {samples.policy} policy, "
         f"seed {samples.seed}: replies of reference and arms, drawn with the same uniforms"
     )
-    units = "RM score in standard deviations of the reference's scores, reference mean 0"
-    blocks: list[Block] = [
-        Note(title, "bold"),
-        Note(units + ("; so is the judge's." if gold == "judge" else "."), "dim"),
-    ]
+    sd = "in standard deviations of the reference's scores, reference mean 0"
+    units = f"RM score {sd}" if samples.reward == "model" else "A verifier's scores as they are"
+    if samples.gold == "judge":
+        units += "; so is the judge's" if samples.reward == "model" else f", the judge's {sd}"
+    blocks: list[Block] = [Note(title, "bold"), Note(f"{units}.", "dim")]
     blocks += [Note(f"{name}: {arm.note}.", "yellow") for name, arm in samples.arms.items() if arm.note]
     names = ["reference", *map(heading, samples.arms)]
     wide = max(map(len, names))
     for i, prompt in enumerate(samples.prompts):
         blocks += [Note(""), Note(prompt or "(empty)", "bold", lead=f"prompt {i + 1}  ")]
-        blocks.append(Note(f"{'':{wide}} {'RM':>6} {gold:>6}", "dim", whole=True))
+        blocks.append(Note(f"{'':{wide}} {' '.join(heads)}", "dim", whole=True))
         replies = [samples.reference[i], *(arm.replies[i] for arm in samples.arms.values())]
         for name, reply in zip(names, replies, strict=True):
-            rm, true = (reply.rm_score, reply.gold_score) if reply else (None, None)
+            values = ((reply.rm_score, reply.gold_score) if reply else (None, None))[called.one :]
+            cells = [f"{fixed(value):>{len(head)}}" for value, head in zip(values, heads, strict=True)]
             text = "(none kept)" if reply is None else reply.text or "(empty)"
-            blocks.append(Note(text, lead=f"{name:{wide}} {fixed(rm):>6} {fixed(true):>6}  "))
+            blocks.append(Note(text, lead=f"{name:{wide}} {' '.join(cells)}  "))
     return blocks
 
 
@@ -229,6 +236,8 @@ def list_blocks(
     blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
     own = "--data FILE: your own preference pairs, JSON lines, plain or gzipped"
     blocks.append(Note(f"{own}; options by --task pairs:field=value,...", indent=2))
+    problems = "--data FILE --task problems: problems with answers, JSON lines, rewarded by a verifier"
+    blocks.append(Note(f"{problems}; options by --task problems:field=value,...", indent=2))
     blocks.append(Note("Policies", "bold"))
     return blocks + [Note(f"{name}: {doc}", indent=2) for name, doc in policies]
 

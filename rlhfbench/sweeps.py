@@ -64,6 +64,7 @@ def sweep(
     jobs: int | None = None,
     out: str = DEFAULT_FOLDER,
     strict: bool = False,
+    verifier: str | None = None,
     i_know: Collection[str] = (),
     watch: Watch | None = None,
 ) -> Sweep:
@@ -76,12 +77,12 @@ def sweep(
     betas : sequence of float
     updates : int, optional
         Sets the algorithm's field of that name.
-    task, data, policy, seeds, budget, jobs, out, strict, i_know, watch
+    task, data, policy, seeds, budget, jobs, out, strict, verifier, i_know, watch
         As in `compare`.
     """
     require(len(betas) >= 1, "beta", list(betas), "at least one value")
     require(len(set(betas)) == len(betas), "beta", list(betas), "values that differ")
-    world = make_world(task, data, strict, policy, budget)
+    world = make_world(task, data, strict, policy, budget, verifier)
     arms = []
     for beta in betas:
         overrides = {"beta": beta} | ({} if updates is None else {"updates": updates})

@@ -20,6 +20,10 @@ Int: TypeAlias = NDArray[np.int64]
 Metrics: TypeAlias = dict[str, float]
 Status: TypeAlias = Literal["done", "diverged", "error", "timeout", "interrupted"]
 Need: TypeAlias = Literal["reward_model", "preferences"]
+GoldKind: TypeAlias = Literal["exact", "judge", "verifier"]
+"""The true reward is known; a judge stands in for it; it is whether a reply is right, which a program checks."""
+RewardKind: TypeAlias = Literal["model", "verifier", "gold"]
+"""What algorithms are rewarded by: a trained model, a verifier of the user's, or the task's own, which is gold."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Policy(Sampler, Protocol):
 
 class RewardModel(Protocol):
     def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
-        """(B,) scores, in standard deviations of the reference policy's scores, reference mean 0."""
+        """(B,) scores: a model's in standard deviations of the reference policy's scores, reference mean 0."""
         ...
 
 
@@ -174,9 +178,7 @@ class Task(Protocol):
         ...
 
     @property
-    def gold(self) -> Literal["exact", "judge"]:
-        """Whether the true reward is known, or a judge stands in for it."""
-        ...
+    def gold(self) -> GoldKind: ...
 
     @property
     def enumerable(self) -> bool:
@@ -217,6 +219,15 @@ class Task(Protocol):
     def prompt_text(self, prompt: Int) -> str: ...
 
     def response_text(self, response: Int, mask: Float) -> str: ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A task whose prompts have an answer."""
+
+    def answer(self, prompt: Int) -> str:
+        """The right answer to one prompt (P,)."""
+        ...
 
 
 Algorithm: TypeAlias = Callable[[Any, Any], Iterator[Metrics]]

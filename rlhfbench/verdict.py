@@ -24,7 +24,7 @@ from .claims import (
     oriented,
 )
 from .statistics import Interval, summary
-from .verdict_text import details, failures, finding
+from .verdict_text import Words, details, failures, finding
 
 __all__ = ["ArmScores", "MetricVerdict", "Verdict", "metric_verdict", "verdict"]
 
@@ -58,7 +58,11 @@ class Verdict:
 
 
 def verdict(
-    arms: Mapping[str, ArmScores], *, gold: str = "exact", failed: Mapping[str, int] | None = None
+    arms: Mapping[str, ArmScores],
+    *,
+    gold: str = "exact",
+    reward: str = "model",
+    failed: Mapping[str, int] | None = None,
 ) -> Verdict:
     """Compare arms that ran on the same seeds.
 
@@ -66,8 +70,10 @@ def verdict(
     ----------
     arms : mapping label -> ArmScores
         All of the same n.
-    gold : {"exact", "judge"}
-        What `gold_score` is: the known reward, or a judge's score (named so in the text).
+    gold : {"exact", "judge", "verifier"}
+        What `gold_score` is: the known reward, a judge's score, or the accuracy (named so in the text).
+    reward : {"model", "verifier", "gold"}
+        What `rm_score` is: a trained model's score, a verifier's, or gold itself (named so too).
     failed : mapping label -> int, optional
         Runs that diverged or failed and count with their starting score; the text names them.
 
@@ -84,7 +90,7 @@ def verdict(
     if len(sizes) > 1:
         raise ValueError(f"arms have to be paired by seed, got {sorted(sizes)} seeds")
     n = sizes.pop() if sizes else 0
-    name = "judge score" if gold == "judge" else "gold"
+    words = Words.of(gold, reward)
     if len(table) < 2:
         ran = f"only {next(iter(table))} was run" if table else "nothing was run"
         text = f"No claim is possible: {ran}, there is nothing to compare (n = {n}).{failures(failed, n)}"
@@ -102,8 +108,8 @@ def verdict(
         kind = kinds.pop()
     first, second = table if len(table) == 2 else _runner_up_and_leader(table, golds, winner)
     pair = Pair(table[first], table[second], oriented(rm, first, second), oriented(golds, first, second))
-    head = finding(kind, pair, name, list(table), golds, winner, rivals)
-    text = head + details(pair, name, rivals, len(golds)) + failures(failed, n)
+    head = finding(kind, pair, words, list(table), golds, winner, rivals)
+    text = head + details(pair, words, rivals, len(golds)) + failures(failed, n)
     return Verdict(kind, winner if kind == "better" else None, text, pair.rm, pair.gold, pair.flops)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from .claims import (
     MARGIN,
@@ -20,10 +21,33 @@ from .claims import (
 from .statistics import Interval, more_seeds, paired_ratio, summary
 
 
+@dataclass(frozen=True)
+class Words:
+    """What gold and the reward are called; `more` and `less` of gold, and what an arm does that games the reward."""
+
+    gold: str
+    more: str
+    less: str
+    reward: str
+    games: str
+
+    @classmethod
+    def of(cls, gold: str, reward: str) -> Words:
+        """For kinds of gold and of reward as in `verdict`."""
+        golds = {
+            "judge": ("judge score", "a higher judge score", "a lower judge score"),
+            "verifier": ("accuracy", "higher accuracy", "lower accuracy"),
+        }
+        called = golds.get(gold, ("gold", "more gold", "less gold"))
+        rewards = {"verifier": ("verifier score", "the verifier"), "gold": (called[0], "the verifier")}
+        score, gamed = rewards.get(reward, ("RM score", "the reward model"))
+        return cls(*called, score, gamed)
+
+
 def finding(
     kind: Kind,
     pair: Pair,
-    gold: str,
+    words: Words,
     labels: Sequence[str],
     golds: Pairs,
     winner: str | None,
@@ -31,20 +55,22 @@ def finding(
 ) -> str:
     """What was found."""
     first, second, many = pair.first.label, pair.second.label, len(labels) > 2
+    gold, reward = words.gold, words.reward
     won = {a: [b for b in labels if b != a and beats(golds, a, b)] for a in labels}
     claims = "; ".join(f"{a} beats {_list(losers)}" for a, losers in won.items() if losers)
-    though = f", though {pair.rm.better} wins on RM score" if pair.rm.better and not many else ""
+    though = f", though {pair.rm.better} wins on {reward}" if pair.rm.better and not many else ""
     then = ". Leader against runner-up: " if many else ": "
     if kind == "no_claim":
         reason = f"under {MIN_CLAIM} seeds" if pair.first.rm.size < MIN_CLAIM else "without scores"
         return f"No claim is possible {reason}: "
     if kind == "better":
         return f"{winner} is better on {gold}" + (f": {claims}{then}" if many else then)
+    disagree = f"{reward[0].upper()}{reward[1:]} and {gold} disagree: "
     if kind == "split" and many:
         verb = "beats" if len(rivals) == 1 else "beat"
-        return f"RM score and {gold} disagree: {_list(rivals)} {verb} {winner} on RM score; on {gold} {claims}{then}"
+        return f"{disagree}{_list(rivals)} {verb} {winner} on {reward}; on {gold} {claims}{then}"
     if kind == "split":
-        return f"RM score and {gold} disagree: {_list(rivals)} wins on RM score, {winner} on {gold}. "
+        return f"{disagree}{_list(rivals)} wins on {reward}, {winner} on {gold}. "
     if kind == "equivalent":
         return f"{_list(labels)} are equivalent on {gold}{though}{then}"
     if many:
@@ -54,8 +80,8 @@ def finding(
     return f"{second} against {first} is inconclusive on {gold}{though}{then}"
 
 
-def details(pair: Pair, gold: str, rivals: Sequence[str], comparisons: int) -> str:
-    """Second against first: RM score, compute, gold, n and, where it is open, how many seeds would settle it."""
+def details(pair: Pair, words: Words, rivals: Sequence[str], comparisons: int) -> str:
+    """Second against first: reward, compute, gold, n and, where it is open, how many seeds would settle it."""
     n = f"n = {pair.first.rm.size}" + (f"; Holm over {comparisons} pairs" if comparisons > 1 else "")
     if pair.rm.difference is None or pair.gold.difference is None:
         return f"{pair.second.label} and {pair.first.label} lack scores to compare ({n})."
@@ -63,40 +89,34 @@ def details(pair: Pair, gold: str, rivals: Sequence[str], comparisons: int) -> s
     compute = ""
     if flops is not None and flops.estimate is not None:
         compute = f" with {_show(flops.estimate, flops.low, flops.high, ' ×')} the FLOPs"
-    hacked = f": {_list(rivals)} over-optimise{'s' * (len(rivals) == 1)} the reward model" if rivals else ""
+    hacked = f": {_list(rivals)} over-optimise{'s' * (len(rivals) == 1)} {words.games}" if rivals else ""
     difference = _show(pair.gold.difference, pair.gold.low, pair.gold.high, signed=True)
     if wins:
-        more, less = _MORE_LESS[gold]
-        outcome = f"and {more if wins == pair.second.label else less} ({difference}"
+        outcome = f"and {words.more if wins == pair.second.label else words.less} ({difference}"
         outcome += f"){hacked} ({n})" if hacked else f"; {n})"
     else:
         margin = f", within {MARGIN:.0%} of the larger gain".replace("%", " %")
         outcome = (
-            f"with a {gold} difference of {difference}"
+            f"with {'an' if words.gold[0] in 'aeiou' else 'a'} {words.gold} difference of {difference}"
             + margin * (pair.gold.kind == "equivalent")
             + f" ({n})"
         )
-    return f"{_rm_clause(pair)}{compute}, {outcome}{_power(pair.gold, n_seeds, comparisons)}."
+    return f"{_rm_clause(pair, words.reward)}{compute}, {outcome}{_power(pair.gold, n_seeds, comparisons)}."
 
 
-_MORE_LESS = {
-    "gold": ("more gold", "less gold"),
-    "judge score": ("a higher judge score", "a lower judge score"),
-}
-
-
-def _rm_clause(pair: Pair) -> str:
+def _rm_clause(pair: Pair, reward: str) -> str:
     """The share of first's gain, or, where a share says nothing, the difference."""
     first, second = pair.first.label, pair.second.label
     ratio = paired_ratio(pair.second.rm_gain, pair.first.rm_gain)
     gained = (summary(pair.first.rm_gain).estimate or 0.0) > 0
     if gained and ratio.estimate is not None and 0 <= ratio.estimate < 10:
         low, high = (None if v is None else 100 * v for v in (ratio.low, ratio.high))
-        return f"{second} reaches {_show(100 * ratio.estimate, low, high, ' %')} of {first}'s RM-score gain"
+        share = _show(100 * ratio.estimate, low, high, " %")
+        return f"{second} reaches {share} of {first}'s {reward.replace(' ', '-')} gain"
     below = (pair.rm.difference or 0.0) < 0
     rm = pair.rm.mirrored() if below else pair.rm
     where = "below" if below else "above"
-    return f"{second} ends {_show(rm.difference, rm.low, rm.high)} {where} {first} in RM score"
+    return f"{second} ends {_show(rm.difference, rm.low, rm.high)} {where} {first} in {reward}"
 
 
 def _power(metric: MetricVerdict, n: int, comparisons: int) -> str:

@@ -21,9 +21,12 @@ from .prepare import Prepared, evaluation_inputs
 from .reward_models import REWARD_MODELS, choose_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.transformer import TransformerRewardModel
+from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import make_policy
-from .types import Float, Int, Policy, RewardModel, Sampler, Task
+from .tasks.reward_choice import reward_kind
+from .types import Float, Int, Policy, RewardKind, RewardModel, Sampler, Task
+from .verifiers import UserVerifier
 
 REFERENCE, REWARD_MODEL, JUDGE, SERVED = "reference", "reward_model", "judge", "policy"
 """Names of the files, without their endings."""
@@ -38,6 +41,7 @@ class KeptWorld:
     task: Task
     policy: str
     reference: Policy
+    reward: RewardKind
     reward_model: RewardModel
     gold: Gold
     prompts: Int
@@ -66,10 +70,11 @@ def words_of(task: Task) -> str:
 
 
 def pack_world(prepared: Prepared, policy: str) -> dict[str, bytes]:
-    """The files of a prepared seed: its reference, reward model and, where no gold is known, judge."""
+    """The files of a prepared seed: its reference, reward model if it has one and, where no gold is known, judge."""
     words = words_of(prepared.task)
     files = pack_policy(REFERENCE, prepared.reference, policy, words)
-    files |= pack_reward_model(REWARD_MODEL, prepared.reward_model, words)
+    if not isinstance(prepared.reward_model, Verifier):
+        files |= pack_reward_model(REWARD_MODEL, prepared.reward_model, words)
     if isinstance(prepared.gold, Judge):
         files |= pack_reward_model(JUDGE, cast(Storable, prepared.gold.model), words)
     return files
@@ -86,8 +91,10 @@ def pack_served(served: Sampler, prepared: Prepared, policy: str) -> dict[str, b
     return pack_policy(SERVED, served, policy, words_of(prepared.task))
 
 
-def load_world(folder: Path, task: Task, inputs: Mapping[str, Any]) -> KeptWorld:
-    """Read what `pack_world` gave, for a run with these `inputs`."""
+def load_world(
+    folder: Path, task: Task, inputs: Mapping[str, Any], verifier: UserVerifier | None = None
+) -> KeptWorld:
+    """Read what `pack_world` gave, for a run with these `inputs`; with its verifier, if it had one."""
     seed, name = inputs["seed"], inputs["policy"]
     task = task.for_seed(stream(seed, "split"))
     words, blank = words_of(task), make_policy(name, task)
@@ -95,12 +102,22 @@ def load_world(folder: Path, task: Task, inputs: Mapping[str, Any]) -> KeptWorld
     if task.gold == "judge":
         gold = Judge(load_reward_model(folder, JUDGE, REWARD_MODELS, words))
     prompts, uniforms = evaluation_inputs(task, seed, inputs["episodes"])
-    model = load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words)
-    if isinstance(model, TransformerRewardModel):
-        needed = choose_reward_model(task, choose_policy(name)).sizes
-        _check_backbone(folder, model, needed, (len(task.vocab), task.max_length + 1, prompts.shape[1]))
+    kind = reward_kind(task, None if verifier is None else verifier.text)
+    model: RewardModel
+    if kind == "model":
+        model = _load_model(folder, task, name, prompts.shape[1])
+    else:
+        model = Verifier(task.gold_score) if verifier is None else verifier.reward(task)
     reference = load_policy(folder, REFERENCE, blank, name, words)
-    return KeptWorld(task, name, reference, model, gold, prompts, uniforms)
+    return KeptWorld(task, name, reference, kind, model, gold, prompts, uniforms)
+
+
+def _load_model(folder: Path, task: Task, policy: str, prompt_length: int) -> RewardModel:
+    model = load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words_of(task))
+    if isinstance(model, TransformerRewardModel):
+        needed = choose_reward_model(task, choose_policy(policy)).sizes
+        _check_backbone(folder, model, needed, (len(task.vocab), task.max_length + 1, prompt_length))
+    return model
 
 
 def _check_backbone(

@@ -234,6 +234,7 @@ CONTRACT = {
     "task": str,
     "policy": str,
     "gold": str,
+    "reward": str,
     "seeds": [int],
     "reference": SCORES,
     "facts": dict,

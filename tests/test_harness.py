@@ -123,6 +123,7 @@ def test_the_json_contract_key_by_key(six: tuple[Comparison, Path]) -> None:
         "task",
         "policy",
         "gold",
+        "reward",
         "seeds",
         "reference",
         "facts",

@@ -51,7 +51,9 @@ LAYERS = {
     "rlhfbench.verdict": "claims statistics verdict_text",
     "rlhfbench.comparison": "records results statistics types verdict",
     "rlhfbench.text": "kernels.*",
-    "rlhfbench.data": "errors text",
+    "rlhfbench.json_lines": "errors text",
+    "rlhfbench.data": "errors json_lines",
+    "rlhfbench.problems": "data errors json_lines",
     "rlhfbench.tokenizer": "errors text",
     "rlhfbench.compute": "kernels.flops",
     "rlhfbench.optimizer": f"{KERNELS} types",
@@ -69,22 +71,26 @@ LAYERS = {
     "rlhfbench.rewards": "",
     "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
     "rlhfbench.rewards.gold": "types",
+    "rlhfbench.verifiers": "errors registry rewards.* seeding types",
     "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* types",
     "rlhfbench.rewards.transformer_training": (
         f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
     ),
     "rlhfbench.tasks": "",
-    "rlhfbench.tasks.*": "data errors options seeding tasks.* text tokenizer types",
+    "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
     "rlhfbench.registry": "errors options types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
     "rlhfbench.reward_models": (
         "compute policies.* policy_choice rewards.* rewards.transformer rewards.transformer_training seeding sft types"
     ),
-    "rlhfbench.prepare": "compute policy_choice reward_models rewards.* rewards.gold seeding sft types",
+    "rlhfbench.prepare": (
+        "compute policy_choice reward_models rewards.* rewards.gold seeding sft tasks.* types verifiers"
+    ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
-        "checkpoints errors policy_choice prepare reward_models rewards.gold rewards.transformer seeding sft types"
+        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.gold rewards.transformer seeding sft"
+        " tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
@@ -94,14 +100,14 @@ LAYERS = {
     "rlhfbench.pool": "errors worker",
     "rlhfbench.shares": "kernels.* optimizer registry rewards.* seeding sft types",
     "rlhfbench.jobs": (
-        "environment errors options policy_choice pool prepare registry results reward_models run shares tasks.* types "
-        "worlds"
+        "environment errors options policy_choice pool prepare registry results reward_models run shares tasks.*"
+        " types verifiers worlds"
     ),
     "rlhfbench.gates": "errors options",
     "rlhfbench.comparison_gates": "gates jobs policy_choice registry reward_models",
-    "rlhfbench.plan": f"{KERNELS} {OUTCOME} comparison_gates jobs options policy_choice registry",
+    "rlhfbench.plan": f"{KERNELS} {OUTCOME} comparison_gates jobs options policy_choice registry tasks.* verifiers",
     "rlhfbench.harness": f"{OUTCOME} comparison_gates jobs options plan pool registry",
-    "rlhfbench.samples": "errors evaluation jobs options results run_folder types worlds",
+    "rlhfbench.samples": "errors evaluation jobs options results run_folder types verifiers worlds",
     "rlhfbench.training_log": "errors run_folder types",
     "rlhfbench.doctor_rules": "hacking training_log types",
     "rlhfbench.doctor": "doctor_rules errors training_log",
@@ -111,7 +117,6 @@ LAYERS = {
     "rlhfbench.architect_report": "architect architect_knowledge gates layout",
     "rlhfbench.sweeps": f"{OUTCOME} comparison_gates harness options plan registry",
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
-    "rlhfbench.json_lines": "errors text",
     "rlhfbench.steps": "errors json_lines",
     "rlhfbench.step_models": "kernels.* rewards.* steps text types",
     "rlhfbench.step_report": "errors reward_report statistics step_models steps types",
@@ -121,13 +126,14 @@ LAYERS = {
     "rlhfbench.layout": "text",
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
-    "rlhfbench.report": f"{OUTCOME} layout text ~sweeps",
+    "rlhfbench.report": f"{OUTCOME} layout text",
+    "rlhfbench.sweep_report": f"{OUTCOME} layout report ~sweeps",
     "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~doctor ~reward_report ~samples ~step_report",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
         f"{OUTCOME} architect architect_report arguments catalogue conformance doctor harness layout plots progress"
-        " report reward_report reward_task samples show step_report sweeps text"
+        " report reward_report reward_task samples show step_report sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
@@ -364,7 +370,7 @@ def test_a_violation_is_seen(module: str, source: str, says: str) -> None:
         ("rlhfbench.algorithms.mine", "from kernels import optim\nfrom ..types import Setup"),
         ("rlhfbench.policies.mine", "from .linear import LinearPolicy\nimport numpy as np"),
         ("rlhfbench.cli", "import rich\nprint('done')"),
-        ("rlhfbench.report", "if TYPE_CHECKING:\n    from .sweeps import Sweep"),
+        ("rlhfbench.sweep_report", "if TYPE_CHECKING:\n    from .sweeps import Sweep"),
         ("rlhfbench.harness", "try:\n    f()\nexcept SystemExit:\n    raise"),
         ("kernels.torch._mine", "import torch\nfrom .. import optim\nfrom . import _tensors"),
         ("kernels.reference", "from .preference import DPO\nfrom .reference_bag import bag_scores"),

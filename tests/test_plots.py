@@ -65,6 +65,14 @@ def test_labels_from_people_are_no_formulas(tmp_path: Path) -> None:
     plots.compare_plot(comparison(("a$b$", r"$\broken{"), 3), tmp_path / "c.png")
 
 
+def test_verifiers_are_named_so(tmp_path: Path) -> None:
+    plots.compare_plot(comparison(gold="verifier", reward="verifier"), tmp_path / "c.svg")
+    shown = text_of(tmp_path / "c.svg")
+    assert "verifier score" in shown
+    assert "accuracy, share of replies" in shown
+    assert "RM" not in shown
+
+
 def test_a_judge_is_named_so(tmp_path: Path) -> None:
     plots.compare_plot(comparison(gold="judge"), tmp_path / "c.svg")
     assert "judge score" in text_of(tmp_path / "c.svg")

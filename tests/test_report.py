@@ -11,10 +11,12 @@ import pytest
 from outcomes import comparison, curve, result, sweep
 from rich.console import Console
 
-from rlhfbench import layout, report, show
+from rlhfbench import layout, report, show, sweep_report
+from rlhfbench.comparison import Comparison
 from rlhfbench.harness import lost_run
 from rlhfbench.layout import Block, Note, Sheet
 from rlhfbench.progress import EVERY, Monitor, PlainMonitor
+from rlhfbench.sweeps import Sweep
 
 HOSTILE = "[bold red]\x1b[31mred\x1b[0m[/] \u202eevil\x07"
 
@@ -75,6 +77,36 @@ def test_no_interval_under_five_seeds_and_quick_says_what_it_is() -> None:
     shown = render(report.comparison_blocks(comparison(seeds=3), quick=True))
     assert "no interval under 5 seeds, n = 3" in shown
     assert "smoke test, not evidence" in shown
+
+
+@pytest.mark.parametrize(
+    ("gold", "reward", "there", "absent"),
+    [
+        ("verifier", "gold", ["accuracy", "verifier calls"], ["RM", "score", "gold", "hack"]),
+        ("verifier", "verifier", ["accuracy", "verifier score", "hacking"], ["RM", "gold", "ref sd"]),
+        ("verifier", "model", ["accuracy", "RM score, ref sd", "RM calls"], ["gold", "verifier score"]),
+        ("judge", "verifier", ["judge score, ref sd", "verifier score"], ["RM", "gold", "accuracy"]),
+    ],
+)
+def test_scores_bear_the_names_of_what_gives_them(
+    gold: str, reward: str, there: list[str], absent: list[str]
+) -> None:
+    runs = comparison().runs | {
+        "dpo": [result(s, curve=curve(3.0, 1.0, 4.0, 10**8, hump=2.0)) for s in range(10)]
+    }
+    shown = render(report.comparison_blocks(comparison(gold=gold, reward=reward, facts={}, runs=runs)))
+    shown += render(
+        sweep_report.sweep_blocks(replace(sweep(), comparison=comparison_of(sweep(), gold, reward)))
+    )
+    shown = shown.replace("RM training", "")  # a phase that these made-up runs have
+    for part in there:
+        assert part in shown
+    for part in absent:
+        assert part not in shown, part
+
+
+def comparison_of(swept: Sweep, gold: str, reward: str) -> Comparison:
+    return replace(swept.comparison, gold=gold, reward=reward, facts={})
 
 
 def test_a_judge_is_named_so_wherever_gold_would_stand() -> None:
@@ -152,11 +184,14 @@ def test_facts_of_a_file() -> None:
 
 
 def test_sweep_names_who_hacks_and_why() -> None:
-    shown = " ".join(render(report.sweep_blocks(sweep())).split())
+    shown = " ".join(render(sweep_report.sweep_blocks(sweep())).split())
     assert "beta 0, seed 2 reward-hacks: gold gave back" in shown
     assert "beta 1: 3 runs do not reward-hack" in shown
     assert "gold at its peak" in shown
-    assert max(map(len, render([report.sweep_sheet(sweep((0, 0.1, 0.3, 1, 3, 10), 6))]).splitlines())) <= 80
+    assert (
+        max(map(len, render([sweep_report.sweep_sheet(sweep((0, 0.1, 0.3, 1, 3, 10), 6))]).splitlines()))
+        <= 80
+    )
 
 
 # --- text from data ------------------------------------------------------------------------------------------------

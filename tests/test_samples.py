@@ -111,7 +111,7 @@ def test_the_json_contract(run: Call, made: Path) -> None:
     code, out, err = run(made, "--prompts", 22, "--json", "-")
     assert code == 0
     content = json.loads(out)
-    assert list(content) == ["schema", "task", "policy", "gold", "seed", "arms", "samples"]
+    assert list(content) == ["schema", "task", "policy", "gold", "reward", "seed", "arms", "samples"]
     assert content["schema"] == 1
     assert len(content["samples"]) == 22
     for sample in content["samples"]:

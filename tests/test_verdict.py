@@ -175,6 +175,22 @@ def test_the_sentence(case: str) -> None:
     assert verdict(CASES[case][0]).text == TEXTS[case]
 
 
+def test_verifiers_are_named_so() -> None:
+    both = verdict(SPLIT, gold="verifier", reward="verifier").text
+    assert both.startswith(
+        "Verifier score and accuracy disagree: ppo wins on verifier score, dpo on accuracy. dpo reaches 78 %"
+    )
+    assert "of ppo's verifier-score gain" in both
+    assert "over-optimises the verifier" in both
+    assert "and higher accuracy (+0.15 [" in verdict(BETTER, gold="verifier").text
+    assert "and lower accuracy (-0.30 [" in verdict(WORSE, gold="verifier").text
+    for arms in (SPLIT, BETTER, WORSE):
+        text = verdict(arms, gold="verifier", reward="gold").text
+        assert "RM" not in text
+        assert "gold" not in text
+        assert "accuracy gain" in text
+
+
 def test_a_judge_is_named_so() -> None:
     assert verdict(SPLIT, gold="judge").text.startswith(
         "RM score and judge score disagree: ppo wins on RM score, dpo on judge score. dpo reaches 78 %"

@@ -57,7 +57,7 @@ class RewardModelConfig:
     warmup: float = 0.1
     weight_decay: float = 3.0
     max_grad_norm: float = 1.0
-    head: float = 1.0
+    head: float = 0.3
     validation: float = 0.0
 
     def __post_init__(self) -> None:

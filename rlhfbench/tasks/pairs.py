@@ -22,7 +22,7 @@ from ..data import TextPair, read_pairs
 from ..errors import InputError
 from ..text import sanitize
 from ..tokenizer import UNKNOWN, Choice, Splitter, choose
-from ..types import Demonstrations, Float, Int, PreferencePairs, Sampler
+from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
 from .reward_choice import RewardModelName, check_reward_model
 
 SHARES = {"sft": 0.3, "rm": 0.35, "judge": 0.25, "evaluation": 0.1}
@@ -93,7 +93,7 @@ class PairsTask:
 
     name: ClassVar[str] = "pairs"
     unknown: ClassVar[int | None] = 0
-    gold: ClassVar[Literal["exact", "judge"]] = "judge"
+    gold: ClassVar[GoldKind] = "judge"
     enumerable: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ("linear", "transformer")
 

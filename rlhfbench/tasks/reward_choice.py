@@ -1,13 +1,17 @@
-"""Which reward model a world trains: the knob of its capacity."""
+"""Where a world's reward comes from: a model of which capacity, or a verifier."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from ..errors import InputError
 from ..options import require
+from ..types import RewardKind, Task
 
 RewardModelName: TypeAlias = Literal["auto", "unigrams", "bigrams", "transformer"]
 """`auto`: what suits the policy, a bag of unigrams or a transformer of the policy's size."""
+VerifiedReward: TypeAlias = Literal["verifier", "auto", "unigrams", "bigrams", "transformer"]
+"""The same where gold is a verifier, which needs no model."""
 
 
 def check_reward_model(rm: str, rm_layers: int | None, rm_width: int | None) -> None:
@@ -16,3 +20,19 @@ def check_reward_model(rm: str, rm_layers: int | None, rm_width: int | None) -> 
         if value is not None:
             require(rm == "transformer", name, value, "left out unless rm=transformer")
             require(1 <= value <= most, name, value, f"between 1 and {most:,}")
+
+
+def reward_kind(task: Task, verifier: str | None) -> RewardKind:
+    """What rewards replies on `task`; a `verifier` of the user's takes the place of whatever is the default.
+
+    Raises
+    ------
+    InputError
+        Where a verifier came beside a reward model that was asked for.
+    """
+    rm = getattr(task, "rm", "auto")
+    if verifier is None:
+        return "gold" if rm == "verifier" else "model"
+    if "rm" in getattr(task, "__dataclass_fields__", ()) and rm not in ("auto", "verifier"):
+        raise InputError(f"--verifier: {verifier} came with rm={rm}, one of the two is needed")
+    return "verifier"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from ..types import Demonstrations, Float, Int, PreferencePairs, Sampler
+from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
 from .annotators import label_pairs
 from .reward_choice import RewardModelName, check_reward_model
 
@@ -84,7 +84,7 @@ class Sentences:
     rm_width: int | None = None
 
     name: ClassVar[str] = "sentences"
-    gold: ClassVar[Literal["exact", "judge"]] = "exact"
+    gold: ClassVar[GoldKind] = "exact"
     enumerable: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ("transformer", "linear")
     max_length: ClassVar[int] = 12

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..options import require
-from ..types import Demonstrations, Float, Int, PreferencePairs, Sampler
+from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
 from .annotators import label_pairs
 
 ATTEMPTS = 100
@@ -42,7 +42,7 @@ class Words:
     max_length: ClassVar[int] = 2
     eos: ClassVar[int | None] = None
     unknown: ClassVar[int | None] = None
-    gold: ClassVar[Literal["exact", "judge"]] = "exact"
+    gold: ClassVar[GoldKind] = "exact"
     enumerable: ClassVar[bool] = True
     policies: ClassVar[tuple[str, ...]] = ("tabular", "linear", "transformer")
     rm: ClassVar[str] = "unigrams"
