@@ -206,6 +206,13 @@ def test_a_length_penalty_is_r_dpo(uneven):
     assert short < plain
 
 
+def test_shown_log_probabilities_are_sums_over_tokens(uneven):
+    pairs = uneven.preferences
+    first = run(uneven, parse_arm("dpo:epochs=1,batch_size=300,learning_rate=1e-9")).curve[-1]
+    logprobs = uneven.reference.logprobs(pairs.prompts, pairs.chosen, pairs.chosen_mask)
+    assert first["logps/chosen"] == pytest.approx(logprobs.sum(axis=1).mean(), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_transformer_has_step_sizes_of_its_own(name):
     spec, _ = load_algorithm(name)
