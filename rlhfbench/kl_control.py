@@ -44,34 +44,23 @@ class Ziegler:
 
 @dataclass
 class Doubling:
-    """beta doubles above the target and halves below half of it; between the two it rests. Bounded."""
+    """beta doubles above `over` times the target and halves below 1/`under` of it; between them it rests. Bounded.
+
+    With over 1 and under 2 it is the lesson's rule, with 1.5 and 1.5 that of Schulman et al. 2017, section 4.
+    """
 
     beta: float
     target: float
     low: float
     high: float
+    over: float = 1.0
+    under: float = 2.0
 
     def update(self, kl: float, episodes: int) -> None:
-        if kl > self.target:
+        if kl > self.over * self.target:
             self.beta = min(2.0 * self.beta, self.high)
-        elif kl < self.target / 2:
+        elif kl < self.target / self.under:
             self.beta = max(self.beta / 2.0, min(self.low, self.beta))  # a beta that began below stays there
-
-
-@dataclass
-class Schulman17:
-    """beta doubles above 1.5 times the target and halves below the target over 1.5; Schulman et al. 2017, section 4."""
-
-    beta: float
-    target: float
-    low: float
-    high: float
-
-    def update(self, kl: float, episodes: int) -> None:
-        if kl > 1.5 * self.target:
-            self.beta = min(2.0 * self.beta, self.high)
-        elif kl < self.target / 1.5:
-            self.beta = max(self.beta / 2.0, min(self.low, self.beta))
 
 
 @dataclass
@@ -110,5 +99,5 @@ def controller(
     if kind == "dual":
         return Dual(beta, target, horizon, low, high)
     if kind == "schulman17":
-        return Schulman17(beta, target, low, high)
+        return Doubling(beta, target, low, high, over=1.5, under=1.5)
     return Doubling(beta, target, low, high)

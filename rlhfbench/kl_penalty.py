@@ -23,11 +23,11 @@ KL: TypeAlias = Literal[
 KINDS: tuple[KL, ...] = get_args(KL)
 
 PENALISED: dict[KL, str] = {
-    "k2:reward": "E[log(pi/ref)^2] / 2 less KL(pi || ref)",
-    "k3:reward": "KL(pi || ref) less KL(ref || pi)",
+    "k2:reward": "E[log(policy/reference)^2] / 2 less KL(policy || reference)",
+    "k3:reward": "KL(policy || reference) less KL(reference || policy)",
     "full:reward": "the KL of later states alone, as that of a token's own state is a constant beside it",
     "k1:loss": "nothing: the expected gradient is 0",
-    "k3:loss": "KL(ref || pi)",
+    "k3:loss": "KL(reference || policy)",
 }
 """What is descended where it is not KL(pi || ref). That of replies is what k1:reward descends; k2:loss and full:loss
 descend that of each state as if the policy had no say in which states it visits."""
@@ -37,9 +37,8 @@ def cautions(config: Any) -> list[str]:
     """What a person should know of the penalty that a configuration with fields `kl` and `beta` asks for."""
     if config.beta == 0 or config.kl not in PENALISED:
         return []
-    return [
-        f"kl={config.kl} penalises {PENALISED[config.kl]}; k1:reward, k2:loss or full:loss penalise KL(pi || ref)"
-    ]
+    right = "k1:reward, k2:loss or full:loss penalise KL(policy || reference)"
+    return [f"kl={config.kl} penalises {PENALISED[config.kl]}; {right}"]
 
 
 def in_loss(kl: KL) -> bool:

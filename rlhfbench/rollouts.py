@@ -72,7 +72,7 @@ def token_weights(setup: Setup, mask: Float, loss_type: str) -> Float:
     """(B, T) what each token counts in a mean as `policy_gradient.grpo` takes it: "grpo", "bnpo" or "dr_grpo"."""
     setup.charge("elementwise", mask.size)
     if loss_type == "dr_grpo":
-        return mask / mask.dtype.type(mask.size)
+        return np.asarray(mask / mask.size)
     if loss_type == "bnpo":
         setup.charge("sum", mask.size)
         return np.asarray(mask / mask.sum())

@@ -141,8 +141,8 @@ def test_what_is_penalised_is_said_once_and_kept_with_the_run(tmp_path):
     )
     (plan,) = (event for event in said if event["kind"] == "plan")
     assert plan["cautions"]["reinforce"] == []
-    assert "KL(ref || pi)" in plan["cautions"]["grpo"][0]
+    assert "KL(reference || policy)" in plan["cautions"]["grpo"][0]
     for folder in map(Path, sorted(glob(f"{comparison.folder}/runs/*"))):
         manifest, result = load_run(folder)
         shown = " ".join(str(getattr(block, "text", "")) for block in run_blocks(manifest, result))
-        assert ("KL(ref || pi)" in shown) == ("grpo" in folder.name)
+        assert ("KL(reference || policy)" in shown) == ("grpo" in folder.name)

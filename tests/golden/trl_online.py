@@ -214,6 +214,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         file = Path(sys.argv[1])
         kept = json.loads(file.read_text()) if file.exists() else {"cases": {}}
-        file.write_text(json.dumps({**made, "cases": kept["cases"] | made["cases"]}, indent=1) + "\n")
+        file.write_text(json.dumps({**made, "cases": kept["cases"] | made["cases"]}) + "\n")
     else:
         json.dump(made, sys.stdout)
