@@ -33,13 +33,6 @@ def _slope(d, lengths, n):
 
 
 @inlined
-def _part(values, part):
-    if values is not None:
-        values = values[part]
-    return values
-
-
-@inlined
 def _pairs_block(
     term, chosen, rejected, ref_chosen, ref_rejected, lengths, others, beta, options, rate, up, down
 ):
@@ -65,14 +58,20 @@ def pairs_mean(term, chosen, rejected, ref_chosen, ref_rejected, lengths, others
     loss = np.float64(0.0)
     for start in range(0, N, BLOCK):
         part = slice(start, start + BLOCK)
+        # Here and not in a function of its own, which may not return an array that it makes.
+        ref_up, ref_down, longer, shorter = ref_chosen, ref_rejected, lengths, others
+        if ref_chosen is not None:
+            ref_up, ref_down = ref_chosen[part], ref_rejected[part]
+        if lengths is not None:
+            longer, shorter = lengths[part], others[part]
         loss = loss + _pairs_block(
             term,
             chosen[part],
             rejected[part],
-            _part(ref_chosen, part),
-            _part(ref_rejected, part),
-            _part(lengths, part),
-            _part(others, part),
+            ref_up,
+            ref_down,
+            longer,
+            shorter,
             T(beta),
             options,
             T(beta / N),
