@@ -169,7 +169,7 @@ def make_prepared():
     n = 3
     uniforms = np.random.default_rng(5).random((n, T))
     return prepare.Prepared(
-        Toy(), 0, reference, make_reward_model(), pairs(), NoGold(), PROMPTS, uniforms, shared, 0.0
+        Toy(), 0, reference, "model", make_reward_model(), pairs(), NoGold(), PROMPTS, uniforms, shared, 0.0
     )
 
 
