@@ -135,7 +135,7 @@ def test_training_learns_what_the_pairs_say(sizes):
         7, V, T, rng=rng, **{"prompt_length": 3, "layers": 2, "width": 8, "heads": 2} | sizes
     )
     before = sft.params.copy()
-    config = RewardModelConfig(epochs=6, batch_size=16, learning_rate=1e-2, weight_decay=0.1, validation=0.1)
+    config = RewardModelConfig(epochs=8, batch_size=16, learning_rate=1e-2, weight_decay=0.1, validation=0.2)
     model, training = train_transformer_reward_model(likes_a_word(600), sft, np.random.default_rng(1), config)
     np.testing.assert_array_equal(sft.params, before)
     fresh = likes_a_word(300, seed=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.transformer_cases import Setup
 from kernels import categorical, policy_gradient
 from rlhfbench.algorithms import dpo
 from rlhfbench.optimizer import AdamW
+from rlhfbench.pair_training import pair_step
 from rlhfbench.policies.transformer import TransformerPolicy
 from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.types import PreferencePairs
@@ -223,9 +225,10 @@ def test_ten_steps_of_dpo_follow_pytorch():
     mine, theirs = AdamW(policy.params, policy.grads, 1e-3, max_grad_norm=1.0), peer.adamw(model, 1e-3)
     setup = Setup(policy, policy, TransformerRewardModel(policy), np.random.default_rng(0), prompts)
     config, trace = dpo.DPOConfig(beta=BETA), []
+    loss_of = partial(dpo.losses, setup, config)
     tensors = [torch.from_numpy(a) for a in (prompts, responses, mask, REFERENCE)]
     for _ in range(10):
-        step = dpo.pair_step(setup, config, mine, pairs, REFERENCE[:4], REFERENCE[4:])
+        step = pair_step(setup, config, mine, loss_of, pairs, REFERENCE[:4], REFERENCE[4:])
         trace.append((step["loss"], float(peer.dpo_step(model, theirs, *tensors, BETA, 1.0))))
     got, want = np.array(trace).T
     np.testing.assert_allclose(got, want, rtol=1e-4)
