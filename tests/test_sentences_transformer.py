@@ -2,7 +2,7 @@
 
 The statements are those of `test_sentences`, but for four. The reward model is right less often, by a few pairs in a
 thousand. It reads whole replies and ends in a norm, so its scores have a ceiling: without a penalty the RM score ends
-at 1 to 3 reference deviations instead of 5 and more, while KL and the fall of gold are larger, and gold peaks earlier.
+at 2 to 6 reference deviations instead of 5 and more, while KL and the fall of gold are larger, and gold peaks earlier.
 DPO trained too long gives back a tenth, not a fifth.
 """
 
