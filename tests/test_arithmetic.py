@@ -168,7 +168,7 @@ def test_a_trained_reward_model_may_stand_in_for_it(rm: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["ppo", "reinforce"])
+@pytest.mark.parametrize("arm", ["ppo", "reinforce", "grpo:beta=0.04,updates=120,learning_rate=0.004"])
 def test_rl_gains_thirty_points_in_the_default_world(arm: str) -> None:
     for seed in FRESH:
         result = run(
