@@ -150,10 +150,11 @@ def architect(request: Request, i_know: Collection[str] = ()) -> Design:
     chosen = affordable[0] if affordable else cheapest
     passage = _guarded(request, chosen.method, i_know)
     online = chosen.method in ONLINE
-    watched = DIAGNOSTICS["online" if online else "direct"]
+    kind = "online" if online else "selection" if chosen.method == "best_of_n" else "direct"
+    watched = DIAGNOSTICS[kind]
     watched += DIAGNOSTICS["ppo"] if chosen.method == "ppo" else ()
     watched += DIAGNOSTICS["groups"] if chosen.method in GROUPS else ()
-    kl = KL["direct" if not online else "rm" if request.learnt else "verifier"]
+    kl = KL[kind if not online else "rm" if request.learnt else "verifier"]
     return Design(
         request,
         chosen.method,

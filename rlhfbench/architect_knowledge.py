@@ -92,6 +92,8 @@ STAGES: dict[tuple[str, str], Stage] = {
 }
 
 KL = {
+    "selection": "Nothing is trained: the KL of best-of-n is at most log n - (n - 1) / n, 1.8 nats at 16. A larger n is"
+    " the only way further from the reference, and the reward model is exploited by it all the same.",
     "rm": "k1 against the frozen SFT model in the reward of each token, beta in units of the reward model's"
     " standard"
     " deviation, chosen by a sweep (or Ziegler's controller with a target of 6 nats); measured at every"
@@ -105,6 +107,14 @@ KL = {
     " replies at every checkpoint, it can be large while the loss is small.",
 }
 DIAGNOSTICS = {
+    "selection": (
+        ("length of replies", "within half and double of the reference's", "length_drift"),
+        (
+            "score of the reward beside gold or judge",
+            "both rise; the first alone is reward hacking",
+            "score_up_gold_flat",
+        ),
+    ),
     "online": (
         ("objective/kl", "never negative, below 10 nats", "negative_kl"),
         ("policy/clipfrac_avg", "above 0, below .3", "clipfrac_high"),

@@ -319,6 +319,8 @@ def _architect(args: Namespace) -> int:
     from .architect_report import design_blocks, skill
 
     if args.skill:
+        if args.json is not None:
+            raise InputError("--json and --skill exclude each other: the skill file is Markdown")
         sys.stdout.write(skill())
         return OK
     wanted = _given(args, "size", "target", "source", "budget", "rm_size", "method", "reward", "pairs")

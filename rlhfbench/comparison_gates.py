@@ -32,7 +32,7 @@ def judge(arms: Sequence[Arm], world: World, i_know: Collection[str] = ()) -> Ga
     """
     policy, task, notes = choose_policy(world.policy), world.open(), []
     sizes: tuple[float | None, float | None] = (None, None)
-    if any("reward_model" in arm.spec.needs for arm in arms):
+    if world.reward == "model" and any("reward_model" in arm.spec.needs for arm in arms):
         model = choose_reward_model(task, policy)
         if model.sizes is not None and isinstance(policy.options, TransformerSizes):
             sizes = parameters(policy.options), parameters(model.sizes)

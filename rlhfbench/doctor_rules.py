@@ -165,7 +165,9 @@ def _ratio_drift(log: TrainingLog) -> str | None:
 )
 def _clipfrac_zero(log: TrainingLog) -> str | None:
     values = finite(log, "clipfrac")
-    return f"{log.called['clipfrac']} is 0 throughout" if not values.any() else None
+    if values.any() or log.steps_a_rollout == 1:
+        return None
+    return f"{log.called['clipfrac']} is 0 throughout"
 
 
 @rule(
@@ -241,6 +243,8 @@ def _length_drift(log: TrainingLog) -> str | None:
 def _score_up_gold_flat(log: TrainingLog) -> str | None:
     score, gold = log.series["score"], log.series["gold"]
     both = np.isfinite(score) & np.isfinite(gold)
+    if both.sum() < 4:  # logged, but never beside each other
+        return None
     curve = [
         {"update": f"{step:g}", "rm_score": s, "gold_score": g}
         for step, s, g in zip(log.steps[both], score[both], gold[both], strict=True)

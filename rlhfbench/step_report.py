@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .options import require
 from .reward_report import wilson
 from .statistics import auc
 from .step_models import OutcomeRewardModel, ProcessRewardModel, StepRows, aggregated
@@ -92,13 +93,15 @@ def step_report(
     InputError
         If a file is bad, or leaves nothing to train or to test on.
     """
+    require(seed >= 0, "--seed", seed, "0 or more")
     if test is not None and held_out is not None:
         raise InputError("--held-out and --test exclude each other: the test file is what is held out")
     rng = np.random.default_rng(seed)
     files = [read_steps(path, strict)]
     if test is not None:
         files.append(read_steps(test, strict))
-        train, tests, split = files[0].chains, files[1].chains, f"all of {files[1].path}"
+        train, tests = files[0].chains, files[1].chains
+        split = f"all of {files[1].path}{_shared(train, tests)}"
     else:
         train, tests, split = _hold_out(files[0], held_out, rng)
     if not {0, 1} <= {label for chain in train for label in chain.labels}:
@@ -155,6 +158,13 @@ def _hold_out(
     train = [chain for chain, held in zip(file.chains, aside, strict=True) if not held]
     tests = [chain for chain, held in zip(file.chains, aside, strict=True) if held]
     return train, tests, f"{len(tests)} of {n} solutions at random, no prompt on both sides"
+
+
+def _shared(train: Sequence[Chain], tests: Sequence[Chain]) -> str:
+    """A warning where solutions that are tested on were trained on."""
+    seen = {chain[:2] for chain in train}
+    shared = sum(chain[:2] in seen for chain in tests)
+    return f" (beware: {shared:,} of its {len(tests):,} solutions were trained on)" if shared else ""
 
 
 def _threshold(chains: Sequence[Chain], rng: np.random.Generator) -> float:

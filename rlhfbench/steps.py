@@ -95,4 +95,4 @@ def _chain(line: Line, record: dict[str, Any]) -> Chain:
 
 
 def _shown_label(label: Any) -> str:
-    return f"{label:g}" if isinstance(label, int | float) else kind_of(label)
+    return f"{label!r:.20}" if isinstance(label, int | float) else kind_of(label)

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -75,6 +75,8 @@ class TrainingLog:
         How a run of ours ended.
     bounds : (float, float), optional
         Of an adaptive KL coefficient, where they are known.
+    steps_a_rollout : int, optional
+        Passes over each rollout, where they are known.
     """
 
     source: str
@@ -85,6 +87,7 @@ class TrainingLog:
     broken: Mapping[str, float]
     status: str | None = None
     bounds: tuple[float, float] | None = None
+    steps_a_rollout: int | None = None
 
     def known(self, name: str) -> tuple[Float, Float]:
         """Steps and values of a metric where it has any; both empty if it was not logged."""
@@ -108,7 +111,8 @@ def read_log(path: Path) -> TrainingLog:
         config = manifest["inputs"].get("config") or {}
         low, high = config.get("beta_min"), config.get("beta_max")
         bounds = None if low is None or high is None else (float(low), float(high))
-        return _log(str(path), "rlhfbench", result.curve, result.status, bounds)
+        log = _log(str(path), "rlhfbench", result.curve, result.status, bounds)
+        return replace(log, steps_a_rollout=config.get("num_iterations"))
     rows = _read_rows(path)
     names = {_plain(name) for row in rows for name in row}
     if OPENRLHF & names:
@@ -193,6 +197,8 @@ def _read_rows(path: Path) -> list[Row]:
 def _rows_of_json(path: Path, text: str) -> list[Row]:
     try:
         value = json.loads(text)
+    except RecursionError:
+        raise InputError(f"{path}: JSON is nested too deeply") from None
     except ValueError:  # more than one value: lines
         return [_row(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if isinstance(value, dict) and isinstance(value.get("log_history"), list):
@@ -206,7 +212,7 @@ def _rows_of_json(path: Path, text: str) -> list[Row]:
 def _row(path: Path, number: int, line: str) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}, line {number}: not valid JSON ({getattr(error, 'msg', error)})") from None
     if not isinstance(row, dict):
         raise InputError(f"{path}, line {number}: came as {type(row).__name__}, an object is needed")

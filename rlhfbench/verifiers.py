@@ -78,7 +78,9 @@ class UserVerifier:
                 value = self.function(prompt, response, answer)
         except _TimeUp:
             reason = f"no result after {TIME_LIMIT:g} s"
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+                raise  # somebody's Ctrl-C, which does not come where it is ignored
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
         else:
             number = _number(value)

@@ -107,7 +107,10 @@ def call(payload: bytes) -> bytes:
     except Exception as error:
         value: Any = _not_importable(error)
     else:
-        value = attempt(function, arguments)
+        try:
+            value = attempt(function, arguments)
+        except BaseException as error:  # Ctrl-C never comes here: what looks like it is the job's own
+            value = failure(error)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()  # a worker ends without the interpreter's own clean-up

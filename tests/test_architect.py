@@ -128,6 +128,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert json.loads(out)["method"] == "ppo"
     assert "Extrapolated" in err
+    assert main(["architect", "--skill", "--json", "-"]) == 2
+    assert "exclude each other" in capsys.readouterr().err
     assert main([*typed, "--reward", "length"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

@@ -188,6 +188,7 @@ def test_a_store_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ('{"objective/kl": 1}\n{"objective/kl": }\n', "line 2: not valid JSON"),
         ('{"objective/kl": 1}\n[1]\n', "line 2: came as list, an object is needed"),
         ("[1, 2]", "a list of objects, one a step, is needed"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"speed": 1.0}\n{"speed": 2.0}\n', "none of its metrics is known (speed)"),
         ("just words", "holds no row of metrics"),
     ],

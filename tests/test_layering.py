@@ -119,7 +119,7 @@ LAYERS = {
     "rlhfbench.reward_report": "kernels.* data errors rewards.* seeding text types",
     "rlhfbench.steps": "errors json_lines",
     "rlhfbench.step_models": "kernels.* rewards.* steps text types",
-    "rlhfbench.step_report": "errors reward_report statistics step_models steps types",
+    "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors registry sft",

@@ -175,6 +175,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert content["schema"] == 1
     assert {"step_auc", "first_error_accuracy", "chain_auc", "chains", "steps"} <= set(content)
     assert "step AUC" in err
+    assert main(["rm", "--steps", path, "--test", path]) == 0
+    assert "120 of its 120 solutions were trained on" in " ".join(capsys.readouterr().out.split())
+    assert main(["rm", "--steps", path, "--seed", "-1"]) == 2
+    assert "--seed must be 0 or more" in capsys.readouterr().err
     for wrong in (
         ["--data", path],
         ["--task", "words"],

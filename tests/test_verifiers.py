@@ -20,6 +20,7 @@ from rlhfbench.plan import check_reward, make_world
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.run import run
+from rlhfbench.tasks.reward_choice import reward_kind
 from rlhfbench.tasks.words import Words
 from rlhfbench.verifiers import UserVerifier, VerifierFailed, open_verifier, try_out
 
@@ -340,3 +341,23 @@ def test_the_warm_up_follows_the_reward() -> None:
     assert small_worlds(world) == ["arithmetic:pairs=64,demos=64"]
     assert open_task(small_worlds(world)[0], None).name == "arithmetic"
     assert small_worlds(make_world(f"{SMALL},rm=bigrams", None, False, None, None))[0].endswith("rm=bigrams")
+
+
+def test_a_verifier_takes_the_place_of_a_default_reward_model_on_every_task():
+    """`words` has a bag of words by default, which nobody asked for."""
+    for name in ("words", "sentences", "arithmetic"):
+        assert reward_kind(load_task(name), "./mine.py:verify") == "verifier"
+    with pytest.raises(InputError, match="came with rm=bigrams, one of the two is needed"):
+        reward_kind(load_task("sentences:rm=bigrams"), "./mine.py:verify")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_is_no_exception_does_not_hang_a_worker(call: Call, jobs: int) -> None:
+    """Raised by the verifier itself, late enough to pass the try-out."""
+    Path("own.py").write_text(
+        "calls = []\ndef verify(prompt, response, answer):\n    calls.append(1)\n"
+        "    if len(calls) > 5:\n        raise KeyboardInterrupt\n    return 1.0\n"
+    )
+    arguments = ("--task", SMALL, "--seeds", 1, "--jobs", jobs, "--policy", "linear")
+    code, _, _ = call("compare", ARM, *arguments, "--verifier", "./own.py:verify")
+    assert code == 3

@@ -100,7 +100,7 @@ def kto(setup: Setup, config: KTOConfig) -> Iterator[Metrics]:
         kl = reference_point(setup, others.take(index), ref_others[:, index])
         given = ref_chosen[index], ref_rejected[index], kl
         metrics = pair_step(setup, config, optimizer, loss_of, pairs.take(index), *given)
-        yield {**metrics, "kl": kl}
+        yield {**metrics, "kl/reference_point": kl}
 
 
 def mismatched(setup: Setup, pairs: PreferencePairs) -> PreferencePairs:

@@ -33,6 +33,7 @@ def reward_kind(task: Task, verifier: str | None) -> RewardKind:
     rm = getattr(task, "rm", "auto")
     if verifier is None:
         return "gold" if rm == "verifier" else "model"
-    if "rm" in getattr(task, "__dataclass_fields__", ()) and rm not in ("auto", "verifier"):
+    choice = getattr(task, "__dataclass_fields__", {}).get("rm")
+    if choice is not None and rm not in ("verifier", choice.default):
         raise InputError(f"--verifier: {verifier} came with rm={rm}, one of the two is needed")
     return "verifier"
