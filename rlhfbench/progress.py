@@ -71,7 +71,7 @@ class Monitor:
         if event["state"] == "start":
             if self._compiled is None:
                 self._compiled = 0.0
-                self.say("compiling kernels where needed (once per version: 15 s on two cores)")
+                self.say("compiling kernels where needed (once per version: about 20 s on two cores)")
             return
         self._compiled = (self._compiled or 0.0) + event["seconds"]
         if event["state"] == "done":
