@@ -88,10 +88,8 @@ def _likelihood(logps, lengths, weight, d_logps):
 def cpo_jit(pi_chosen, pi_rejected, chosen_lengths, beta, alpha, label_smoothing, d_chosen, d_rejected):
     """Writes d_chosen, d_rejected (N,); chosen_lengths is (N,) or (0,)."""
     options = (pi_chosen.dtype.type(label_smoothing),)
-    none = None
-    loss = pairs_mean(
-        terms.smoothed, pi_chosen, pi_rejected, none, none, none, none, beta, options, d_chosen, d_rejected
-    )
+    policy, outs = (pi_chosen, pi_rejected), (d_chosen, d_rejected)
+    loss = pairs_mean(terms.smoothed, policy, None, None, beta, options, outs)
     return loss + _likelihood(pi_chosen, chosen_lengths, alpha, d_chosen)
 
 

@@ -51,19 +51,24 @@ def _pairs_block(
 
 
 @jit
-def pairs_mean(term, chosen, rejected, ref_chosen, ref_rejected, lengths, others, beta, options, up, down):
-    """Mean of `term` over pairs, its gradient to up and down."""
+def pairs_mean(term, policy, reference, lengths, beta, options, outs):
+    """Mean of `term` over pairs, its gradient to outs; each a tuple, of the chosen and of the rejected."""
+    chosen, rejected = policy
+    up, down = outs
     T = chosen.dtype.type
     N = chosen.shape[0]
     loss = np.float64(0.0)
     for start in range(0, N, BLOCK):
         part = slice(start, start + BLOCK)
         # Here and not in a function of its own, which may not return an array that it makes.
-        ref_up, ref_down, longer, shorter = ref_chosen, ref_rejected, lengths, others
-        if ref_chosen is not None:
-            ref_up, ref_down = ref_chosen[part], ref_rejected[part]
-        if lengths is not None:
-            longer, shorter = lengths[part], others[part]
+        if reference is None:
+            ref_up, ref_down = None, None
+        else:
+            ref_up, ref_down = reference[0][part], reference[1][part]
+        if lengths is None:
+            longer, shorter = None, None
+        else:
+            longer, shorter = lengths[0][part], lengths[1][part]
         loss = loss + _pairs_block(
             term,
             chosen[part],
@@ -86,19 +91,8 @@ def robust_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, label_smo
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(label_smoothing / (1.0 - 2.0 * label_smoothing)),)
-    return pairs_mean(
-        terms.robust,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.robust, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -112,19 +106,8 @@ def exo_pair_jit(
         T(np.log(label_smoothing)),
         T(np.log((1.0 - label_smoothing) / label_smoothing)),
     )
-    return pairs_mean(
-        terms.exo,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.exo, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -132,19 +115,8 @@ def discopop_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, tau, d_
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(1.0 / tau),)
-    return pairs_mean(
-        terms.discovered,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.discovered, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -152,19 +124,8 @@ def nca_pair_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chose
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(0.5),)
-    return pairs_mean(
-        terms.anchored,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.anchored, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -172,19 +133,8 @@ def bco_pair_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, delta, 
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(delta),)
-    return pairs_mean(
-        terms.classified,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.classified, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -192,19 +142,8 @@ def sppo_hard_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chos
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(0.5), T(1.0 / (beta * beta)))
-    return pairs_mean(
-        terms.squared,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.squared, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -212,19 +151,8 @@ def apo_zero_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chose
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(0.0),)
-    return pairs_mean(
-        terms.apart,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.apart, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -232,19 +160,8 @@ def apo_down_jit(pi_chosen, pi_rejected, ref_chosen, ref_rejected, beta, d_chose
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(0.0),)
-    return pairs_mean(
-        terms.lowered,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        None,
-        None,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    return pairs_mean(terms.lowered, policy, reference, None, beta, options, outs)
 
 
 @jit
@@ -262,19 +179,9 @@ def sigmoid_norm_jit(
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(0.0),)
-    return pairs_mean(
-        terms.per_token,
-        pi_chosen,
-        pi_rejected,
-        ref_chosen,
-        ref_rejected,
-        chosen_lengths,
-        rejected_lengths,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, reference, outs = (pi_chosen, pi_rejected), (ref_chosen, ref_rejected), (d_chosen, d_rejected)
+    lengths = chosen_lengths, rejected_lengths
+    return pairs_mean(terms.per_token, policy, reference, lengths, beta, options, outs)
 
 
 @jit
@@ -282,16 +189,6 @@ def simpo_jit(pi_chosen, pi_rejected, chosen_lengths, rejected_lengths, beta, ga
     """Writes d_chosen, d_rejected (N,)."""
     T = pi_chosen.dtype.type
     options = (T(gamma),)
-    return pairs_mean(
-        terms.per_token,
-        pi_chosen,
-        pi_rejected,
-        None,
-        None,
-        chosen_lengths,
-        rejected_lengths,
-        beta,
-        options,
-        d_chosen,
-        d_rejected,
-    )
+    policy, outs = (pi_chosen, pi_rejected), (d_chosen, d_rejected)
+    lengths = chosen_lengths, rejected_lengths
+    return pairs_mean(terms.per_token, policy, None, lengths, beta, options, outs)
