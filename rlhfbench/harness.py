@@ -95,7 +95,7 @@ def compare(
     require(len(arms) >= 1, "algorithms", len(arms), "at least one")
     texts = [arms] if isinstance(arms, str) else list(arms)
     world = make_world(task, data, strict, policy, budget, verifier)
-    parsed = parse_arms(texts, world.policy)
+    parsed = parse_arms(texts, world.arm)
     check_arms(parsed, world)
     gates = judge(parsed, world, i_know)
     plan = Plan(parsed, world, count_seeds(seeds, quick), RunStore(Path(out)), gates)

@@ -46,6 +46,11 @@ class World:
         merged = ",".join(f"{key}={value}" for key, value in {**overrides, **arm.world}.items())
         return replace(self, task=f"{name}:{merged}")
 
+    def arm(self, text: str, label: str | None = None) -> Arm:
+        """The arm that `text` describes, with the defaults that suit this policy and the reward that it will have."""
+        arm = parse_arm(text, label, self.policy)
+        return parse_arm(text, label, self.policy, self.of(arm).reward)
+
     def worlds(self, arms: Iterable[Arm]) -> list[World]:
         """The different ones of `arms`."""
         return list(dict.fromkeys(self.of(arm) for arm in arms))
@@ -123,7 +128,7 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
     store, environment = RunStore(Path(job.folder)), fingerprint()
     results, worlds = [], dict[World, Prepared]()
     for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
-        arm = parse_arm(typed, label, world.policy)
+        arm = world.arm(typed, label)
         inputs = manifest["inputs"]
         refuse_changed(world, arm, verifier, inputs["sources"])
         own = world.of(arm)
@@ -217,7 +222,7 @@ def small_worlds(worlds: Sequence[World]) -> list[str]:
 
 def worlds_of(job: Job) -> list[World]:
     """The worlds of its arms."""
-    return job.world.worlds(parse_arm(typed, label, job.world.policy) for typed, label in job.arms)
+    return job.world.worlds(job.world.arm(typed, label) for typed, label in job.arms)
 
 
 def compile_in_part(job: Job) -> list[tuple[str, Result]]:
@@ -246,7 +251,7 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
                     raise _Enough
 
             with suppress(_Enough):
-                run(prepared, parse_arm(typed, label, policy), progress=count)
+                run(prepared, job.world.arm(typed, label), progress=count)
     _compiled["seconds"] = _shares.pop("seconds")
     _shares.clear()
     return []

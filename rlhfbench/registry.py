@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import InputError
 from .options import build, nearest, of_the_arm, split_overrides
-from .types import AlgorithmSpec, Task
+from .types import AlgorithmSpec, RewardKind, Task
 
 ROOT = Path(__file__).parent
 TASKS = {
@@ -189,8 +189,10 @@ def split_arm(text: str) -> tuple[str, str | None, dict[str, str]]:
     return name + first, preset if at else None, overrides
 
 
-def parse_arm(text: str, label: str | None = None, policy: str = "linear") -> Arm:
-    """Build the arm that ``name[@preset][:field=value,...]`` describes, with the defaults that suit `policy`.
+def parse_arm(
+    text: str, label: str | None = None, policy: str = "linear", reward: RewardKind = "model"
+) -> Arm:
+    """Build the arm that ``name[@preset][:field=value,...]`` describes, with the defaults that suit policy and reward.
 
     Fields that are the task's and say where labels and reward come from, such as ``rm``, are the arm's `world`.
     """
@@ -198,7 +200,10 @@ def parse_arm(text: str, label: str | None = None, policy: str = "linear") -> Ar
     spec, file = load_algorithm(name)
     if not is_dataclass(spec.config):
         raise InputError(f"{spec.name}: its configuration has to be a dataclass, got {spec.config!r}")
-    values: dict[str, Any] = dict(spec.policy_defaults.get(split_overrides(policy)[0], {}))
+    kind = split_overrides(policy)[0]
+    values: dict[str, Any] = dict(spec.policy_defaults.get(kind, {}))
+    if reward != "model":
+        values.update(spec.policy_defaults.get(f"{kind}/verifier", {}))
     if preset is not None:
         if preset not in spec.presets:
             raise InputError(f"{spec.name} has no preset '{preset}'{nearest(preset, spec.presets)}")
@@ -215,15 +220,15 @@ def parse_arm(text: str, label: str | None = None, policy: str = "linear") -> Ar
     return Arm(label or shown, spec, config, text, file, world)
 
 
-def parse_arms(texts: list[str], policy: str = "linear") -> list[Arm]:
-    """The arms of a comparison; a repeated label gets #2, #3, …
+def parse_arms(texts: list[str], parse: Callable[[str], Arm] = parse_arm) -> list[Arm]:
+    """The arms of a comparison, each as `parse` makes it; a repeated label gets #2, #3, …
 
     >>> [arm.label for arm in parse_arms(["dpo", "dpo:beta=0.2"])]
     ['dpo', 'dpo#2']
     """
     arms: list[Arm] = []
     for text in texts:
-        arm = parse_arm(text, policy=policy)
+        arm = parse(text)
         numbered = itertools.chain([arm.label], (f"{arm.label}#{i}" for i in itertools.count(2)))
         label = next(label for label in numbered if label not in {a.label for a in arms})
         arms.append(replace(arm, label=label))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def sweep(
     arms = []
     for beta in betas:
         overrides = {"beta": beta} | ({} if updates is None else {"updates": updates})
-        arms.append(with_fields(algorithm, overrides, world.policy))
+        arms.append(with_fields(algorithm, overrides, world.arm))
     name = arms[0].label
     arms = [replace(arm, label=f"{name} beta={short(beta)}") for arm, beta in zip(arms, betas, strict=True)]
     check_arms(arms, world)
@@ -102,11 +102,11 @@ def short(number: float) -> str:
     return text if float(text) == number else repr(number)
 
 
-def with_fields(text: str, fields: Mapping[str, Any], policy: str) -> Arm:
-    """The arm that `text` describes, with more overrides, which go into its source too."""
+def with_fields(text: str, fields: Mapping[str, Any], make: Callable[[str], Arm]) -> Arm:
+    """The arm that `make` makes of `text` with more overrides, which go into its source too."""
     tail = ",".join(f"{name}={value}" for name, value in fields.items())
     names = parse_arm(text).spec.config.__dataclass_fields__
     for name in fields:
         if name not in names:
             raise InputError(f"{text}: it has no field '{name}'; it has {', '.join(names)}")
-    return parse_arm(f"{text}{',' if split_arm(text)[2] else ':'}{tail}", policy=policy)
+    return make(f"{text}{',' if split_arm(text)[2] else ':'}{tail}")

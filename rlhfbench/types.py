@@ -269,7 +269,8 @@ def register(
     presets : mapping, optional
         `name@preset` overrides these fields.
     policy_defaults : mapping, optional
-        With the policy of this name, such as "transformer", these fields have other defaults.
+        With the policy of this name, such as "transformer", these fields have other defaults; "transformer/verifier":
+        with it where a program rewards.
     cautions : callable (configuration) -> list of str, optional
         What a person should know before a run with this configuration; shown once, and kept with the run.
     """

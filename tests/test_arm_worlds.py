@@ -44,6 +44,16 @@ def test_an_arms_options_go_before_the_tasks() -> None:
     assert world.worlds([plain, own, same]) == [world, world.of(own)]
 
 
+def test_defaults_suit_the_reward_that_an_arm_will_have() -> None:
+    world = make_world("arithmetic", None, False, "transformer", None)
+    program, learnt = world.arm("grpo"), world.arm("grpo:rm=transformer")
+    assert (program.config.beta, program.config.updates) == (0.04, 120)
+    assert (learnt.config.beta, learnt.config.updates) == (0.2, 40)
+    assert world.arm("grpo:beta=0.5").config.beta == 0.5
+    assert make_world("arithmetic", None, False, "linear", None).arm("grpo").config.beta == 0.3
+    assert make_world("sentences", None, False, "transformer", None).arm("grpo").config.beta == 0.2
+
+
 def test_worlds_of_a_seed_share_reference_pairs_and_evaluation() -> None:
     start = fine_tuned_reference(load_task(TASK), "linear", 3)
     one = prepare(load_task(TASK), "linear", 3, 16, start=start)
