@@ -277,9 +277,12 @@ def _rm_steps(args: Namespace) -> int:
 
 def _list(args: Namespace) -> int:
     from .catalogue import algorithms, policies, tasks
-    from .show import list_blocks
+    from .catalogue_report import algorithm_blocks, list_blocks
 
-    _show_blocks(list_blocks(algorithms(), tasks(), policies()))
+    if args.algorithm is not None:
+        _show_blocks(algorithm_blocks(*algorithms(args.algorithm)))
+    else:
+        _show_blocks(list_blocks(algorithms(), tasks(), policies()))
     return OK
 
 
@@ -334,8 +337,8 @@ def _architect(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> int:
+    from .catalogue_report import check_blocks
     from .conformance import check
-    from .show import check_blocks
 
     checks = check(args.algorithm, args.policy)
     _show_blocks(list(check_blocks(args.algorithm, checks)))

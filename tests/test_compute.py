@@ -23,7 +23,7 @@ ARMS = [
     "dpo:epochs=1,batch_size=3,label_smoothing=0.1,max_grad_norm=0",
     "ppo:updates=2,batch_size=4,num_ppo_epochs=2",
     "ppo:updates=2,batch_size=4,whiten_rewards=true,max_grad_norm=0,kl_controller=ziegler",
-    "ppo:updates=2,batch_size=4,kl=k3:reward",
+    "ppo:updates=2,batch_size=4,kl=k3:reward,score_clip=0.5",
     "ppo:updates=2,batch_size=4,kl=full:loss",
     "reinforce:updates=2,batch_size=4",
     "reinforce@plusplus:updates=2,batch_size=4,kl=k2:loss",
