@@ -236,9 +236,11 @@ def _architect(command: Parser) -> None:
 
 def _check(command: Parser) -> None:
     command.add_argument(
-        "algorithm", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
+        "algorithm", nargs="?", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
     )
+    command.add_argument("--all", action="store_true", help="every algorithm, and a short run of each preset")
     _policy(command)
+    _json(command)
 
 
 COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
@@ -250,5 +252,5 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "samples": (_samples, "read what reference and arms of a stored comparison answer to the same prompts"),
     "doctor": (_doctor, "look for what usually goes wrong in a run's metrics, ours, TRL's or OpenRLHF's"),
     "architect": (_architect, "design a pipeline: stage, source, KL strategy, diagnostics, safety gate"),
-    "check": (_check, "run the conformance tests on an algorithm"),
+    "check": (_check, "run the conformance tests on an algorithm, or on all"),
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .layout import Block, Note
+from .layout import Block, Note, Sheet
 
 if TYPE_CHECKING:
-    from .conformance import Check
+    from .conformance import Check, Checked
     from .preset_files import Preset
 
 
@@ -64,13 +64,45 @@ def _fields(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def check_blocks(name: str, checks: Sequence[Check]) -> Iterator[Block]:
+def check_blocks(checked: Checked) -> Iterator[Block]:
     """One line a check and the sum."""
-    yield Note(f"Conformance of {name}", "bold")
-    for check in checks:
+    yield Note(f"Conformance of {checked.name}", "bold")
+    for check in checked.checks:
         yield Note(
             f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}",
             "" if check.passed else "red",
         )
-    failed = sum(not check.passed for check in checks)
-    yield Note(f"{len(checks) - failed} of {len(checks)} checks passed", "red" if failed else "green")
+    held, n = _held(checked.checks), len(checked.checks)
+    yield Note(f"{held} of {n} checks passed", "green" if held == n else "red")
+
+
+def check_line(checked: Checked) -> Note:
+    """What to say as soon as an algorithm is through."""
+    state = "FAILED" if checked.failures else "passed"
+    return Note(f"{state}  {checked.name}, {checked.seconds:.1f} s", "red" if checked.failures else "dim")
+
+
+def all_checks_blocks(checked: Sequence[Checked]) -> Iterator[Block]:
+    """A row an algorithm, what failed, and the sum."""
+    rows = []
+    for one in checked:
+        presets = [check for checks in one.presets.values() for check in checks]
+        good = sum(all(check.passed for check in checks) for checks in one.presets.values())
+        runs = f"{good}/{len(one.presets)}" if presets else "-"
+        rows.append((one.name, f"{_held(one.checks)}/{len(one.checks)}", runs, f"{one.seconds:.1f}"))
+    yield Sheet(
+        ("algorithm", "checks", "presets", "seconds"),
+        rows,
+        f"Conformance beside the policy {checked[0].policy}",
+    )
+    failures = [failure for one in checked for failure in one.failures]
+    for arm, check in failures:
+        yield Note(f"FAILED  {arm}: {check.name}: {check.detail}", "red")
+    failed = sum(bool(one.failures) for one in checked)
+    seconds = sum(one.seconds for one in checked)
+    summary = f"{len(checked) - failed} of {len(checked)} algorithms passed in {seconds:.0f} s"
+    yield Note(summary, "red" if failed else "green")
+
+
+def _held(checks: Sequence[Check]) -> int:
+    return sum(check.passed for check in checks)
