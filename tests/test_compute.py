@@ -39,6 +39,7 @@ ARMS = [
     "raft:updates=2,batch_size=4,num_generations=2,beta=0.1",
     "online_dpo:updates=2,batch_size=4",
     "best_of_n:n=3",
+    "distill:epochs=1,batch_size=2",
     "dpo:epochs=1,batch_size=2,length_penalty=0.1",
     *(f"dpo:epochs=1,batch_size=2,loss_type={loss}" for loss in DPO_LOSSES),
     *(f"{name}:epochs=1,batch_size=2" for name in ("ipo", "ipo@trl", "kto", "simpo", "orpo", "cpo")),
