@@ -181,6 +181,12 @@ def _rm(command: Parser) -> None:
     _json(command)
 
 
+def _list(command: Parser) -> None:
+    command.add_argument(
+        "algorithm", nargs="?", metavar="ALGO", help="its presets: fields, source, what is left out"
+    )
+
+
 def _show(command: Parser) -> None:
     command.add_argument("run", metavar="RUN_DIR", help="a folder in DIR/runs")
 
@@ -230,19 +236,21 @@ def _architect(command: Parser) -> None:
 
 def _check(command: Parser) -> None:
     command.add_argument(
-        "algorithm", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
+        "algorithm", nargs="?", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
     )
+    command.add_argument("--all", action="store_true", help="every algorithm, and a short run of each preset")
     _policy(command)
+    _json(command)
 
 
 COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "compare": (_compare, "compare algorithms on paired seeds: scores, KL, compute, verdict"),
     "sweep": (_sweep, "run one algorithm at several betas: who over-optimises the reward model"),
     "rm": (_rm, "train a reward model on preference pairs and test it on others"),
-    "list": (lambda command: None, "list algorithms, tasks and policies"),
+    "list": (_list, "list algorithms, tasks and policies; of one algorithm all that its presets set"),
     "show": (_show, "show one stored run: diagnostics over updates, and replies"),
     "samples": (_samples, "read what reference and arms of a stored comparison answer to the same prompts"),
     "doctor": (_doctor, "look for what usually goes wrong in a run's metrics, ours, TRL's or OpenRLHF's"),
     "architect": (_architect, "design a pipeline: stage, source, KL strategy, diagnostics, safety gate"),
-    "check": (_check, "run the conformance tests on an algorithm"),
+    "check": (_check, "run the conformance tests on an algorithm, or on all"),
 }

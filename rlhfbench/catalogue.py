@@ -6,29 +6,47 @@ import inspect
 from typing import Any
 
 from .errors import InputError
+from .preset_files import Preset, built_in
 from .registry import algorithm_names, load_algorithm, load_task, task_names
 from .sft import POLICIES
+from .types import AlgorithmSpec
 
 
-def algorithms() -> list[dict[str, Any]]:
-    """Name, doc, needs, presets, policy defaults of each; a plug-in that cannot be loaded has its error as doc."""
+def presets(spec: AlgorithmSpec) -> dict[str, Preset]:
+    """Those of the files, and those that an algorithm of somebody else's registered."""
+    registered = {name: Preset("its author", fields) for name, fields in spec.presets.items()}
+    return registered | built_in(spec.name)
+
+
+def algorithms(only: str | None = None) -> list[dict[str, Any]]:
+    """Name, doc, needs, presets, policy defaults of each; a plug-in that cannot be loaded has its error as doc.
+
+    Parameters
+    ----------
+    only : str, optional
+        Of this one alone, which may be ``./file.py:function``; then what is wrong with it is raised.
+    """
+    if only is not None:
+        return [entry(load_algorithm(only)[0])]
     found = []
     for name in algorithm_names():
         try:
-            spec, _ = load_algorithm(name)
+            found.append(entry(load_algorithm(name)[0]))
         except InputError as error:
             none: dict[str, Any] = {"needs": [], "presets": {}, "policy_defaults": {}}
             found.append({"name": name, "doc": f"cannot be loaded: {error}", **none})
-            continue
-        entry = {
-            "name": name,
-            "doc": first_line(spec.function),
-            "needs": sorted(spec.needs),
-            "presets": spec.presets,
-            "policy_defaults": spec.policy_defaults,
-        }
-        found.append(entry)
     return found
+
+
+def entry(spec: AlgorithmSpec) -> dict[str, Any]:
+    """What is said of one algorithm."""
+    return {
+        "name": spec.name,
+        "doc": first_line(spec.function),
+        "needs": sorted(spec.needs),
+        "presets": presets(spec),
+        "policy_defaults": spec.policy_defaults,
+    }
 
 
 def tasks() -> list[tuple[str, str, str]]:

@@ -277,9 +277,12 @@ def _rm_steps(args: Namespace) -> int:
 
 def _list(args: Namespace) -> int:
     from .catalogue import algorithms, policies, tasks
-    from .show import list_blocks
+    from .catalogue_report import algorithm_blocks, list_blocks
 
-    _show_blocks(list_blocks(algorithms(), tasks(), policies()))
+    if args.algorithm is not None:
+        _show_blocks(algorithm_blocks(*algorithms(args.algorithm)))
+    else:
+        _show_blocks(list_blocks(algorithms(), tasks(), policies()))
     return OK
 
 
@@ -334,12 +337,27 @@ def _architect(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> int:
-    from .conformance import check
-    from .show import check_blocks
+    _check_outputs(args)
+    from .catalogue_report import all_checks_blocks, check_blocks, check_line
+    from .conformance import check, check_all
 
-    checks = check(args.algorithm, args.policy)
-    _show_blocks(list(check_blocks(args.algorithm, checks)))
-    return OK if all(c.passed for c in checks) else SOME_FAILED
+    if args.all == (args.algorithm is not None):
+        came = f"{args.algorithm} came with --all" if args.all else "nothing came"
+        raise InputError(f"check: {came}, an algorithm or --all is needed")
+    checked = []
+    if args.all:
+        for one in check_all(args.policy):
+            checked.append(one)
+            _show_blocks([check_line(one)], stderr=True)
+        blocks = list(all_checks_blocks(checked))
+    else:
+        checked.append(check(args.algorithm, args.policy))
+        blocks = list(check_blocks(checked[0]))
+    failed = any(one.failures for one in checked)
+    algorithms = [one.as_dict() for one in checked]
+    _json(args, {"schema": 1, "passed": not failed, "algorithms": algorithms})
+    _show_blocks(blocks, stderr=args.json == "-")
+    return SOME_FAILED if failed else OK
 
 
 HANDLERS: dict[str, Handler] = {

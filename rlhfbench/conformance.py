@@ -1,10 +1,11 @@
-"""What every algorithm has to keep to; `rlhfbench check NAME` runs it on anybody's."""
+"""What every algorithm has to keep to; `rlhfbench check NAME` runs it on anybody's, `check --all` on all there are."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,12 +17,14 @@ from .evaluation import Evaluator, Point
 from .policy_choice import check_policy
 from .prepare import Prepared, prepare
 from .records import Result
-from .registry import Arm, load_task, parse_arm
+from .registry import Arm, algorithm_names, load_algorithm, load_task, parse_arm
 from .rewards.gold import Gold
 from .run import run
 from .types import Float, Int, Rollout, Sampler
 
 SEED, EPISODES = 0, 512
+SHORT = 5
+"""Updates of a preset's run."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,28 @@ class Check:
     name: str
     passed: bool
     detail: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An algorithm beside a policy, what was checked of it and of its presets, and the seconds that it took."""
+
+    name: str
+    policy: str
+    checks: list[Check]
+    presets: dict[str, list[Check]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[tuple[str, Check]]:
+        """(arm, check) of what does not hold."""
+        found = [(self.name, check) for check in self.checks]
+        found += [(f"{self.name}@{p}", check) for p, checks in self.presets.items() for check in checks]
+        return [(arm, check) for arm, check in found if not check.passed]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "passed": not self.failures}
 
 
 class GoldWasRead(Exception):
@@ -49,15 +74,53 @@ class _Guarded:
         return self.inner.score(prompts, responses, mask)
 
 
-def check(name: str, policy: str | None = None) -> list[Check]:
+def check(name: str, policy: str | None = None) -> Checked:
     """Run the conformance tests on the algorithm that `name` describes (``name:field=value,...`` or ``./file.py:fn``).
 
     On the lesson's task `words` with one seed, and with the policy asked for or the task's own: it takes seconds.
     """
-    task = load_task("words")
-    policy = check_policy(task, policy)
-    arm = parse_arm(name, policy=policy)
-    world = prepare(task, policy, SEED, EPISODES)
+    policy = check_policy(load_task("words"), policy)
+    arm, started = parse_arm(name, policy=policy), time.perf_counter()
+    checks = conformance(_world(policy), arm)
+    return Checked(name, policy, checks, seconds=time.perf_counter() - started)
+
+
+def check_all(policy: str | None = None) -> Iterator[Checked]:
+    """The same of every algorithm there is, one after the other in one world, and a short run of each preset."""
+    policy = check_policy(load_task("words"), policy)
+    world = _world(policy)
+    for name in algorithm_names():
+        started = time.perf_counter()
+        checks: list[Check] = []
+        presets: dict[str, list[Check]] = {}
+        try:
+            checks = conformance(world, parse_arm(name, policy=policy))
+            for preset in load_algorithm(name)[0].presets:
+                presets[preset] = short_run(world, f"{name}@{preset}", policy)
+        except InputError as error:  # it cannot be loaded, or a preset has a field that it has not
+            checks.append(Check("can be run", False, str(error)))
+        checked = Checked(name, policy, checks, presets, time.perf_counter() - started)
+        yield checked
+        if checked.failures:  # whatever it did to the world is no concern of the next
+            world = _world(policy)
+
+
+def _world(policy: str) -> Prepared:
+    return prepare(load_task("words"), policy, SEED, EPISODES)
+
+
+def short_run(world: Prepared, preset: str, policy: str) -> list[Check]:
+    """What one run of a preset shows, cut to a few updates: whether its fields go together, not how well it learns."""
+    arm = parse_arm(preset, policy=policy)
+    names = {"updates": SHORT, "epochs": 1}
+    cut = {name: value for name, value in names.items() if hasattr(arm.config, name)}
+    result = run(world, replace(arm, config=replace(arm.config, **cut)))
+    checks = [_finishes(result)]
+    return [*checks, _finite(result), _metered(result)] if checks[0].passed else checks
+
+
+def conformance(world: Prepared, arm: Arm) -> list[Check]:
+    """All the tests of one arm, or as far as there is a point in them."""
     first = run(world, arm)
     tests: list[Callable[[], Check]] = [
         lambda: _finishes(first),

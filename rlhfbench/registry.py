@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from . import preset_files
 from .errors import InputError
 from .options import build, nearest, of_the_arm, split_overrides
 from .types import AlgorithmSpec, RewardKind, Task
@@ -80,7 +81,8 @@ def load_algorithm(name: str) -> tuple[AlgorithmSpec, Path]:
         return _from_file(Path(file["file"]), file["function"] or "")
     if name in builtin_names("algorithms"):
         module = importlib.import_module(f"rlhfbench.algorithms.{name}")
-        return _spec_in(module, name), Path(str(module.__file__))
+        given = {key: preset.fields for key, preset in preset_files.built_in(name).items()}
+        return replace(_spec_in(module, name), presets=given), Path(str(module.__file__))
     plugins = _plugins("algorithms")
     if name not in plugins:
         raise InputError(f"unknown algorithm '{name}'{nearest(name, algorithm_names())}")
@@ -106,7 +108,7 @@ def _spec_in(module: ModuleType, name: str) -> AlgorithmSpec:
 
 
 _IN_FILE = re.compile(r"(?P<file>.+?\.py)(:(?P<function>[^:@=]+)(?=[:@]|$))?(?P<rest>([:@].*)?)", re.DOTALL)
-_NAMED = re.compile(r"[\w-]+(@[\w-]*)?:\w+=")
+_NAMED = re.compile(r"[\w-]+(@[\w./@-]*)?:\w+=")
 
 
 def _in_file(text: str) -> re.Match[str] | None:
@@ -181,7 +183,10 @@ def _line_in(error: BaseException, path: Path) -> int | str:
 
 
 def split_arm(text: str) -> tuple[str, str | None, dict[str, str]]:
-    """Name, preset and overrides of ``name[@preset][:field=value,...]``; the name may be ``./file.py:function``."""
+    """Name, preset and overrides of ``name[@preset][:field=value,...]``; the name may be ``./file.py:function``.
+
+    The preset may be ``FILE.toml`` or ``FILE.toml@preset``.
+    """
     file = _in_file(text)
     name, rest = (text[: file.start("rest")], file["rest"]) if file else ("", text)
     head, overrides = split_overrides(rest)
@@ -205,9 +210,7 @@ def parse_arm(
     if reward != "model":
         values.update(spec.policy_defaults.get(f"{kind}/verifier", {}))
     if preset is not None:
-        if preset not in spec.presets:
-            raise InputError(f"{spec.name} has no preset '{preset}'{nearest(preset, spec.presets)}")
-        values.update(spec.presets[preset])
+        values.update(_preset_fields(spec, preset))
     fields = spec.config.__dataclass_fields__
     world = {name: overrides.pop(name) for name in [*overrides] if name not in fields and of_the_arm(name)}
     values.update(overrides)
@@ -216,8 +219,17 @@ def parse_arm(
             raise InputError(f"'{text}': field 'beta' is given twice, once as kl_coef")
         values["beta"] = values.pop("kl_coef")
     config = build(spec.config, values, spec.name)
-    shown = spec.name + (f"@{preset}" if preset else "")
+    shown = spec.name + (f"@{preset_files.short_name(preset)}" if preset else "")
     return Arm(label or shown, spec, config, text, file, world)
+
+
+def _preset_fields(spec: AlgorithmSpec, preset: str) -> Mapping[str, Any]:
+    """What ``@preset`` sets: one of the algorithm's own, or of a file."""
+    if preset in spec.presets:
+        return spec.presets[preset]
+    if preset_files.names_file(preset):
+        return preset_files.from_file(preset).fields
+    raise InputError(f"{spec.name} has no preset '{preset}'{nearest(preset, spec.presets)}")
 
 
 def parse_arms(texts: list[str], parse: Callable[[str], Arm] = parse_arm) -> list[Arm]:

@@ -10,7 +10,6 @@ from .layout import Block, Names, Note, Sheet, counted, fixed, heading, percent,
 from .records import Result
 
 if TYPE_CHECKING:
-    from .conformance import Check
     from .doctor import Diagnosis
     from .reward_report import RewardReport
     from .samples import Samples
@@ -209,53 +208,6 @@ def step_blocks(report: StepReport, source: str) -> list[Block]:
 
 def _short(word: str, most: int = 20) -> str:
     return word if len(word) <= most else word[: most - 1] + "…"
-
-
-# --- what there is -------------------------------------------------------------------------------------------------
-
-
-def list_blocks(
-    algorithms: Sequence[Mapping[str, Any]],
-    tasks: Sequence[tuple[str, str, str]],
-    policies: Sequence[tuple[str, str]],
-) -> list[Block]:
-    """Algorithms (name, doc, needs, presets, policy_defaults), tasks (name, doc, policies) and policies (name, doc)."""
-    blocks: list[Block] = [Note("Algorithms: name[@preset][:field=value,...]", "bold")]
-    for entry in algorithms:
-        needs = f" Needs {' and '.join(entry['needs']).replace('_', ' ')}." if entry["needs"] else ""
-        blocks.append(Note(f"{entry['name']}: {entry['doc']}{needs}", indent=2))
-        blocks += [
-            Note(f"{entry['name']}@{preset}: {_fields(v)}", "dim", indent=4)
-            for preset, v in entry["presets"].items()
-        ]
-        blocks += [
-            Note(f"beside a {policy}: {_fields(v)}", "dim", indent=4)
-            for policy, v in entry["policy_defaults"].items()
-        ]
-    blocks.append(Note("Tasks: name[:field=value,...]", "bold"))
-    blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
-    own = "--data FILE: your own preference pairs, JSON lines, plain or gzipped"
-    blocks.append(Note(f"{own}; options by --task pairs:field=value,...", indent=2))
-    problems = "--data FILE --task problems: problems with answers, JSON lines, rewarded by a verifier"
-    blocks.append(Note(f"{problems}; options by --task problems:field=value,...", indent=2))
-    blocks.append(Note("Policies", "bold"))
-    return blocks + [Note(f"{name}: {doc}", indent=2) for name, doc in policies]
-
-
-def _fields(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
-
-
-def check_blocks(name: str, checks: Sequence[Check]) -> Iterator[Block]:
-    """One line a check and the sum."""
-    yield Note(f"Conformance of {name}", "bold")
-    for check in checks:
-        yield Note(
-            f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}",
-            "" if check.passed else "red",
-        )
-    failed = sum(not check.passed for check in checks)
-    yield Note(f"{len(checks) - failed} of {len(checks)} checks passed", "red" if failed else "green")
 
 
 # --- doctor --------------------------------------------------------------------------------------------------------

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from rlhfbench import conformance, preset_files
+from rlhfbench.cli import main
 from rlhfbench.conformance import check
 from rlhfbench.errors import InputError
 from rlhfbench.prepare import Prepared, prepare
-from rlhfbench.registry import algorithm_names, load_task, parse_arm, parse_arms
+from rlhfbench.registry import algorithm_names, load_algorithm, load_task, parse_arm, parse_arms
 from rlhfbench.run import run
 
 
@@ -22,8 +25,37 @@ def world() -> Prepared:
 @pytest.mark.parametrize("policy", ["tabular", "transformer"])
 @pytest.mark.parametrize("name", algorithm_names())
 def test_conforms(name, policy):
-    failed = [c for c in check(name, policy) if not c.passed]
+    failed = [c for c in check(name, policy).checks if not c.passed]
     assert not failed
+
+
+PRESETS = [f"{name}@{preset}" for name in algorithm_names() for preset in load_algorithm(name)[0].presets]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_run(world, preset):
+    assert all(c.passed for c in conformance.short_run(world, preset, "tabular"))
+
+
+def test_check_all_goes_on_after_a_failure_and_exits_3(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ipo.toml").write_text('[odd]\nsource = "nobody"\n[odd.fields]\nbta = 1\n', encoding="utf-8")
+    monkeypatch.setattr(preset_files, "FOLDER", tmp_path)
+    monkeypatch.setattr(conformance, "algorithm_names", lambda: ["gone", "ipo", "best_of_n"])
+    assert main(["check", "--all", "--json", "-"]) == 3
+    out, err = capsys.readouterr()
+    found = {one["name"]: one for one in json.loads(out)["algorithms"]}
+    assert [found[name]["passed"] for name in ("gone", "ipo", "best_of_n")] == [False, False, True]
+    assert "no field 'bta'; did you mean 'beta'?" in found["ipo"]["checks"][-1]["detail"]
+    assert len(found["best_of_n"]["checks"]) == 9
+    for part in ("FAILED  gone", "passed  best_of_n", "1 of 3 algorithms passed"):
+        assert part in err
+    assert max(map(len, err.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [[], ["ppo", "--all"]])
+def test_check_takes_one_algorithm_or_all(arguments, capsys):
+    assert main(["check", *arguments]) == 2
+    assert "an algorithm or --all is needed" in capsys.readouterr().err
 
 
 def misbehaving(function, needs=frozenset({"reward_model"})):
@@ -56,7 +88,7 @@ def bad(setup, config):
     file.write_text(source)
 
     def failing(cheat: str) -> set[str]:
-        return {c.name for c in check(f"{file}:bad:cheat={cheat}") if not c.passed}
+        return {c.name for c in check(f"{file}:bad:cheat={cheat}").checks if not c.passed}
 
     assert "improves on the lesson's task" in failing("none")
     assert "reference untouched" in failing("reference")

@@ -78,7 +78,8 @@ LAYERS = {
     ),
     "rlhfbench.tasks": "",
     "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
-    "rlhfbench.registry": "errors options types",
+    "rlhfbench.preset_files": "errors options",
+    "rlhfbench.registry": "errors options preset_files types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
     "rlhfbench.reward_models": (
@@ -122,18 +123,19 @@ LAYERS = {
     "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
-    "rlhfbench.catalogue": "errors registry sft",
+    "rlhfbench.catalogue": "errors preset_files registry sft types",
     "rlhfbench.layout": "text",
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
     "rlhfbench.report": f"{OUTCOME} layout text",
     "rlhfbench.sweep_report": f"{OUTCOME} layout report ~sweeps",
-    "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~doctor ~reward_report ~samples ~step_report",
+    "rlhfbench.catalogue_report": "layout ~conformance ~preset_files",
+    "rlhfbench.show": f"{OUTCOME} layout text ~doctor ~reward_report ~samples ~step_report",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
-        f"{OUTCOME} architect architect_report arguments catalogue conformance doctor harness layout plots progress"
-        " report reward_report reward_task samples show step_report sweep_report sweeps text"
+        f"{OUTCOME} architect architect_report arguments catalogue catalogue_report conformance doctor harness"
+        " layout plots progress report reward_report reward_task samples show step_report sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }

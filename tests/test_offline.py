@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from rlhfbench import pair_training
+from rlhfbench import pair_training, preset_files
 from rlhfbench.algorithms import dpo, kto
 from rlhfbench.cli import main
 from rlhfbench.errors import InputError
@@ -70,7 +70,7 @@ def test_discopop_may_start_the_wrong_way(world):
     assert end.curve[-1]["rewards/margins"] < 0
 
 
-@pytest.mark.parametrize("preset", dpo.PRESETS)
+@pytest.mark.parametrize("preset", preset_files.built_in("dpo"))
 def test_presets_run(world, preset):
     assert run(world, parse_arm(f"dpo@{preset}:{SHORT}")).status == "done"
 

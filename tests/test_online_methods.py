@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_worlds import directional, two_policies
 
-from rlhfbench.algorithms import grpo, reinforce
+from rlhfbench.algorithms import grpo
 from rlhfbench.algorithms.online_dpo import OnlineDPOConfig, online_dpo
 from rlhfbench.cli import main
 from rlhfbench.errors import InputError
@@ -217,6 +217,3 @@ def test_presets_mean_what_they_say():
     assert parse_arm("grpo@trl").config.beta == 0
     assert grpo.VARIANTS[parse_arm("grpo@dr").config.variant].scale is False
     assert parse_arm("reinforce@plusplus").config.normalize_advantages
-    for name, presets in (("grpo", grpo.PRESETS), ("reinforce", reinforce.PRESETS)):
-        for preset in presets:
-            parse_arm(f"{name}@{preset}")

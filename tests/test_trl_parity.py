@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +108,16 @@ def test_advantages_and_returns_of_ppo(kind):
     np.testing.assert_allclose(found.returns, expected["returns"], rtol=1e-9)
     bessel = np.sqrt((full.size - 1) / full.size)  # TRL divides by the sample's deviation
     np.testing.assert_allclose(found.advantages * bessel, expected["advantages"], rtol=1e-7)
+
+
+def test_scores_beyond_the_clip_count_as_the_clip():
+    setup, episodes = setup_and_episodes()
+    config = parse_arm("ppo:beta=0.3,score_clip=0.5").config
+    clipped = replace(episodes, scores=np.array([0.4, -0.5, 0.5, 0.3, -0.2, 0.5]))
+    assert (clipped.scores != episodes.scores).sum() == 3
+    found = ppo.advantages_and_returns(setup, config, episodes, config.beta)
+    expected = ppo.advantages_and_returns(setup, parse_arm("ppo:beta=0.3").config, clipped, config.beta)
+    np.testing.assert_array_equal(found.returns, expected.returns)
 
 
 def test_losses_of_ppo():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from kernels import preference
 
@@ -39,15 +39,6 @@ SMOOTHED = {"sigmoid", "robust", "exo_pair", "aot"}
 
 POLICY_DEFAULTS = {"transformer": {"epochs": 2, "learning_rate": 2e-3}}
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "cdpo": {"label_smoothing": 0.15},
-    "robust": {"loss_type": "robust", "label_smoothing": 0.15},
-    "exo_pair": {"loss_type": "exo_pair", "label_smoothing": 1e-3},
-    "discopop": {"loss_type": "discopop", "beta": 0.05},
-    "sigmoid_norm": {"loss_type": "sigmoid_norm", "beta": 2.0},
-}
-"""What a loss needs beside its name: the default world's share of flips; TRL's and the papers' values."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class DPOConfig:
         )
 
 
-@register("dpo", DPOConfig, needs={"preferences"}, presets=PRESETS, policy_defaults=POLICY_DEFAULTS)
+@register("dpo", DPOConfig, needs={"preferences"}, policy_defaults=POLICY_DEFAULTS)
 def dpo(setup: Setup, config: DPOConfig) -> Iterator[Metrics]:
     """Raise the odds of the chosen over the rejected response, relative to the reference."""
     reference = reference_logps(setup, setup.preferences)

@@ -58,11 +58,6 @@ VARIANTS: dict[Name, Variant] = {
     "bnpo": Variant("bnpo"),
     "gspo": Variant(low=3e-4, high=4e-4, whole_replies=True),
 }
-PRESETS: dict[str, dict[str, object]] = {
-    "deepseekmath": {"num_generations": 64, "beta": 0.04},  # section 4.2 of the paper
-    "trl": {"variant": "bnpo", "num_generations": 8, "beta": 0.0},  # TRL 1.16, where this loss is called dapo
-    "dr": {"variant": "dr_grpo", "num_generations": 8, "beta": 0.0},
-}
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,6 @@ class GRPOConfig:
     "grpo",
     GRPOConfig,
     needs={"reward_model"},
-    presets=PRESETS,
     policy_defaults=POLICY_DEFAULTS,
     cautions=cautions,
 )

@@ -63,7 +63,6 @@ class IPOConfig:
     "ipo",
     IPOConfig,
     needs={"preferences"},
-    presets={"trl": {"reduction": "mean", "beta": 0.1}},
     policy_defaults=POLICY_DEFAULTS,
 )
 def ipo(setup: Setup, config: IPOConfig) -> Iterator[Metrics]:

@@ -68,6 +68,8 @@ class PPOConfig:
         sets there.
     gamma, lam : float
         Discount and GAE's lambda. TRL: 1 and .95.
+    score_clip : float
+        Scores beyond this are cut to it, on both sides, before the KL penalty; 0 never. OpenRLHF: 10; TRL 0.11: off.
     whiten_rewards : bool
         Divide rewards by their deviation. TRL: off.
     max_grad_norm : float
@@ -94,6 +96,7 @@ class PPOConfig:
     vf_coef: float = 0.1
     gamma: float = 1.0
     lam: float = 0.95
+    score_clip: float = 0.0
     whiten_rewards: bool = False
     max_grad_norm: float = 1.0
 
@@ -109,19 +112,13 @@ class PPOConfig:
         )
         for name in ("learning_rate", "kl_target", "kl_horizon", "cliprange", "cliprange_value", "beta_min"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("beta", "kl_early_stop", "vf_coef", "max_grad_norm"):
+        for name in ("beta", "kl_early_stop", "vf_coef", "score_clip", "max_grad_norm"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         require(
             self.beta_max >= self.beta_min, "beta_max", self.beta_max, f"at least beta_min ({self.beta_min})"
         )
         for name in ("gamma", "lam"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-
-
-PRESETS = {
-    "lesson": {"kl_controller": "doubling", "kl_target": 6.0, "beta": 0.1},
-    "ziegler19": {"kl_controller": "ziegler", "kl_target": 6.0, "kl_horizon": 10_000.0, "beta": 0.15},
-}
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,6 @@ class Targets:
     "ppo",
     PPOConfig,
     needs={"reward_model"},
-    presets=PRESETS,
     policy_defaults=POLICY_DEFAULTS,
     cautions=cautions,
 )
@@ -182,7 +178,10 @@ def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, 
         )
         setup.charge("elementwise", mask.size)
     last = np.count_nonzero(mask, axis=1) - 1
-    rewards[np.arange(len(last)), last] += episodes.scores
+    scores = episodes.scores
+    if config.score_clip:
+        scores = np.clip(scores, -config.score_clip, config.score_clip)
+    rewards[np.arange(len(last)), last] += scores
     setup.charge("elementwise", len(last))
     if config.whiten_rewards:
         rewards = policy_gradient.whiten(rewards, mask, shift_mean=False)

@@ -66,14 +66,10 @@ class ReinforceConfig:
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0")
 
 
-PRESETS = {"plusplus": {"normalize_advantages": True}}
-
-
 @register(
     "reinforce",
     ReinforceConfig,
     needs={"reward_model"},
-    presets=PRESETS,
     policy_defaults=POLICY_DEFAULTS,
     cautions=cautions,
 )
