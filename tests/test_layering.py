@@ -62,9 +62,11 @@ LAYERS = {
     "rlhfbench.pair_training": "kernels.* metrics options schedules types",
     "rlhfbench.kl_penalty": "kernels.* types",
     "rlhfbench.rollouts": "kernels.* kl_penalty metrics types",
+    "rlhfbench.ppo_step": "kernels.* kl_control kl_penalty metrics options rollouts schedules types",
     "rlhfbench.selection": "options types",
     "rlhfbench.algorithms.*": (
-        "kernels.* errors kl_control kl_penalty metrics options pair_training rollouts schedules selection types"
+        "kernels.* errors kl_control kl_penalty metrics options pair_training ppo_step rollouts schedules selection"
+        " types"
     ),
     "rlhfbench.policies": "",
     "rlhfbench.policies.*": f"{KERNELS} policies.* types",
