@@ -29,6 +29,7 @@ class ArmScores:
     """Final and starting scores of one arm, (n,) each, paired with the other arms by position.
 
     A run without a finite score counts with its starting score. `flops` (n,) may be missing; compute is then null.
+    RM scores are compared between arms of the same `reward` only: others have a scale and an origin of their own.
     """
 
     rm_score: ArrayLike
@@ -36,6 +37,7 @@ class ArmScores:
     rm_reference: ArrayLike
     gold_reference: ArrayLike
     flops: ArrayLike | None = None
+    reward: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Contender:
     rm_gain: Array
     gold_gain: Array
     flops: Array | None
+    reward: str
 
     @classmethod
     def of(cls, label: str, scores: ArmScores) -> Contender:
@@ -57,7 +60,7 @@ class Contender:
             raise ValueError(f"{label}: scores and starting scores need one value per seed each")
         rm, gold = (np.where(np.isfinite(x), x, y) for x, y in ((rm, rm_start), (gold, gold_start)))
         flops = None if scores.flops is None else np.asarray(scores.flops, dtype=np.float64)
-        return cls(label, rm, gold, rm - rm_start, gold - gold_start, flops)
+        return cls(label, rm, gold, rm - rm_start, gold - gold_start, flops, scores.reward)
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,15 @@ class Comparison:
         Resolved hyper-parameters.
     runs : mapping label -> list of Result
         In the order of `seeds`, those that are there.
-    reward : {"model", "verifier", "gold"}
-        What `rm_score` is: a trained model's score, that of a verifier of the user's, or gold itself.
+    reward : {"model", "verifier", "gold", "mixed"}
+        What `rm_score` is: a trained model's score, that of a verifier of the user's, or gold itself; or not the
+        same for all arms.
+    rewards : mapping label -> mapping
+        How the arm's labels and reward are made. Only between arms where that is equal are RM scores compared.
     facts : dict
         What is known of the data (shares of unknown words and cut replies, splits, RM-judge correlation).
+    arm_facts : mapping label -> dict
+        The same of the world of each arm.
     reused : int
         Runs that were found in the store.
     folder : str
@@ -51,7 +56,9 @@ class Comparison:
     configs: Mapping[str, Any]
     runs: Mapping[str, list[Result]]
     reward: str = "model"
+    rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    arm_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reused: int = 0
     folder: str = ""
     example: str = ""
@@ -107,6 +114,7 @@ class Comparison:
                 rm_reference=self.references(label, "rm_score"),
                 gold_reference=self.references(label, "gold_score"),
                 flops=self.values(label, "flops"),
+                reward=str(self.rewards.get(label)),
             )
             for label in self.labels
         }
@@ -123,6 +131,7 @@ class Comparison:
             "reward": self.reward,
             "seeds": list(self.seeds),
             "reference": {name: self._reference(name) for name in ("rm_score", "gold_score")},
+            "rewards": {label: dict(reward) for label, reward in self.rewards.items()},
             "facts": dict(self.facts),
             "gates": {name: list(entries) for name, entries in self.gates.items()},
             "algorithms": {
@@ -134,6 +143,18 @@ class Comparison:
                 for label in self.labels
             },
             "verdict": self.verdict().as_dict(),
+        }
+
+    @property
+    def one_reward(self) -> bool:
+        """Whether all arms have the same labels and the same reward."""
+        return len({str(reward) for reward in self.rewards.values()}) <= 1
+
+    def chosen(self, label: str) -> dict[str, Any]:
+        """In what an arm's labels and reward are others than the first arm's."""
+        first = self.rewards.get(self.labels[0], {})
+        return {
+            name: value for name, value in self.rewards.get(label, {}).items() if value != first.get(name)
         }
 
     def _reference(self, name: str) -> float | None:

@@ -30,12 +30,15 @@ def judge(arms: Sequence[Arm], world: World, i_know: Collection[str] = ()) -> Ga
     InputError
         Where a gate refuses and is not lifted.
     """
-    policy, task, notes = choose_policy(world.policy), world.open(), []
-    sizes: tuple[float | None, float | None] = (None, None)
-    if world.reward == "model" and any("reward_model" in arm.spec.needs for arm in arms):
-        model = choose_reward_model(task, policy)
-        if model.sizes is not None and isinstance(policy.options, TransformerSizes):
-            sizes = parameters(policy.options), parameters(model.sizes)
+    policy, notes = choose_policy(world.policy), []
+    own = policy.options if isinstance(policy.options, TransformerSizes) else None
+    models = list[float]()
+    for one in world.worlds(arm for arm in arms if "reward_model" in arm.spec.needs):
+        if one.reward != "model":
+            continue
+        model = choose_reward_model(one.open(), policy)
+        if model.sizes is not None and own is not None:
+            models.append(parameters(model.sizes))
         else:
             notes.append(
                 f"Gate rm-size not judged: the reward model ({model.text}) and the policy ({policy.name})"
@@ -44,10 +47,10 @@ def judge(arms: Sequence[Arm], world: World, i_know: Collection[str] = ()) -> Ga
     proposal = Proposal(
         [arm.spec.name for arm in arms],
         kl_monitor=True,
-        policy_parameters=sizes[0],
-        rm_parameters=sizes[1],
+        policy_parameters=None if own is None else parameters(own),
+        rm_parameters=min(models, default=None),
         human_evaluation=False
-        if task.gold == "judge"
+        if world.open().gold == "judge"
         else None,  # a world whose gold is known needs nobody's
     )
     passage = guard(proposal, i_know)

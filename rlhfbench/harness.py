@@ -13,7 +13,7 @@ from .comparison_gates import judge
 from .errors import InputError
 from .jobs import Job, share_jobs, warm_up_job, work_on
 from .options import require
-from .plan import Plan, Which, make_world
+from .plan import Plan, Which, check_arms, make_world
 from .pool import Outcome, run_jobs
 from .records import COUNTERS
 from .registry import parse_arms
@@ -96,6 +96,7 @@ def compare(
     texts = [arms] if isinstance(arms, str) else list(arms)
     world = make_world(task, data, strict, policy, budget, verifier)
     parsed = parse_arms(texts, world.policy)
+    check_arms(parsed, world)
     gates = judge(parsed, world, i_know)
     plan = Plan(parsed, world, count_seeds(seeds, quick), RunStore(Path(out)), gates)
     return carry_out(plan, jobs=jobs, watch=watch)
@@ -178,12 +179,15 @@ def run_missing(
 
 def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparison:
     """The comparison of what there is; what is not there was interrupted."""
-    results = {**results, **started(results)}
+    rewards, facts = plan.rewards(), plan.facts()
+    results = {**results, **started(results, rewards)}
+    kinds = {reward["reward"] for reward in rewards.values()}
     return Comparison(
         task=plan.world.data or plan.world.task,
         policy=plan.world.policy,
         gold=plan.world.open().gold,
-        reward=plan.world.reward,
+        reward=kinds.pop() if len(kinds) == 1 else "mixed",
+        rewards=rewards,
         seeds=range(plan.seeds),
         configs={a.label: a.config for a in plan.arms},
         runs={
@@ -193,7 +197,8 @@ def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparis
             ]
             for a in plan.arms
         },
-        facts=plan.facts(),
+        facts=next((known for known in facts.values() if known), {}),
+        arm_facts=facts,
         reused=reused,
         folder=str(plan.store.root),
         example=str(plan.example() or ""),
@@ -201,18 +206,22 @@ def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparis
     )
 
 
-def started(results: Mapping[Which, Result]) -> dict[Which, Result]:
-    """The failed runs that know no starting score, with that of another arm of their seed: all arms share it.
+def started(results: Mapping[Which, Result], rewards: Mapping[str, Mapping[str, Any]]) -> dict[Which, Result]:
+    """The failed runs that know no starting score, with that of another arm of their seed and reward: they share it.
 
     So they stay in every average, as runs that diverged do.
     """
-    known = {seed: r.reference for (_, seed), r in results.items() if r.reference["rm_score"] is not None}
+    known = {
+        (str(rewards[label]), seed): result.reference
+        for (label, seed), result in results.items()
+        if result.reference["rm_score"] is not None
+    }
     return {
         which: replace(result, reference=start, rm_score=start["rm_score"], gold_score=start["gold_score"])
         for which, result in results.items()
         if result.status == "error"
         and result.reference["rm_score"] is None
-        and (start := known.get(which[1])) is not None
+        and (start := known.get((str(rewards[which[0]]), which[1]))) is not None
     }
 
 

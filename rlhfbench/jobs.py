@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ class World:
 
     def open(self) -> Task:
         return open_task(self.task, self.data, self.strict)
+
+    def of(self, arm: Arm) -> World:
+        """This world with the labels and the reward that `arm` chooses for itself."""
+        if not arm.world:
+            return self
+        name, overrides = split_overrides(self.task)
+        merged = ",".join(f"{key}={value}" for key, value in {**overrides, **arm.world}.items())
+        return replace(self, task=f"{name}:{merged}")
+
+    def worlds(self, arms: Iterable[Arm]) -> list[World]:
+        """The different ones of `arms`."""
+        return list(dict.fromkeys(self.of(arm) for arm in arms))
 
     def open_verifier(self) -> UserVerifier | None:
         return None if self.verifier is None else open_verifier(self.verifier)
@@ -98,7 +111,7 @@ def share_jobs(arms: Sequence[Arm], world: World) -> list[Job]:
 
 def work_on(job: Job) -> list[tuple[str, Result]]:
     """Prepare the job's seed, run its arms, commit each; a job without manifests only compiles."""
-    from .prepare import prepare
+    from .prepare import Prepared, fine_tuned_reference, prepare
     from .run import run
     from .worlds import pack_served, pack_world, world_inputs
 
@@ -106,13 +119,17 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
         return compile_in_part(job) if job.share else warm_up(job)
     world = job.world
     verifier = world.open_verifier()
-    prepared = prepare(world.open(), world.policy, job.seed, world.episodes, verifier)
+    start = fine_tuned_reference(world.open(), world.policy, job.seed)
     store, environment = RunStore(Path(job.folder)), fingerprint()
-    results = []
+    results, worlds = [], dict[World, Prepared]()
     for (typed, label), manifest in zip(job.arms, job.manifests, strict=True):
         arm = parse_arm(typed, label, world.policy)
         inputs = manifest["inputs"]
         refuse_changed(world, arm, verifier, inputs["sources"])
+        own = world.of(arm)
+        if own not in worlds:
+            worlds[own] = prepare(own.open(), own.policy, job.seed, own.episodes, verifier, start)
+        prepared = worlds[own]
         if task_options(prepared.task) != inputs["task_options"]:
             raise InputError(f"--task {world.task}: {CHANGED}")
         served: list[Sampler] = []
@@ -125,7 +142,7 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
             keep=served.append,
         )
         if result.status in ("done", "diverged"):
-            store.commit_world(world_inputs(inputs), lambda: pack_world(prepared, world.policy))
+            store.commit_world(world_inputs(inputs), partial(pack_world, prepared, world.policy))
             store.commit(
                 store.key(inputs),
                 {**manifest, "environment": environment, "facts": prepared.facts},
@@ -179,26 +196,34 @@ class _Enough(Exception):
 SMALL_VERIFIED = "arithmetic:pairs=64,demos=64"
 
 
-def reward_models(world: World) -> list[str]:
-    """The kinds of reward models that are trained in `world`: its own, then its judge's."""
+def reward_models(worlds: Iterable[World]) -> list[str]:
+    """The kinds of reward models that are trained in `worlds`: their own, then their judge's."""
     from .reward_models import choose_reward_model
 
-    task, models = world.open(), []
-    if world.reward == "model":
-        models.append(choose_reward_model(task, choose_policy(world.policy)).kind)
-    return [*models, "bigrams"] if task.gold == "judge" else models
+    own, judges = list[str](), list[str]()
+    for world in worlds:
+        task = world.open()
+        if world.reward == "model":
+            own.append(choose_reward_model(task, choose_policy(world.policy)).kind)
+        judges += ["bigrams"] if task.gold == "judge" else []
+    return list(dict.fromkeys([*own, *judges]))
 
 
-def small_worlds(world: World) -> list[str]:
-    """Tasks that together compile what `world` trains: with its reward, then with its judge's kind."""
-    verified = [] if world.reward == "model" else [SMALL_VERIFIED]
-    return [*verified, *(f"{SMALL},rm={model}" for model in reward_models(world))]
+def small_worlds(worlds: Sequence[World]) -> list[str]:
+    """Tasks that together compile what `worlds` train: with their rewards, then with their judge's kind."""
+    verified = [SMALL_VERIFIED] if any(world.reward != "model" for world in worlds) else []
+    return [*verified, *(f"{SMALL},rm={model}" for model in reward_models(worlds))]
+
+
+def worlds_of(job: Job) -> list[World]:
+    """The worlds of its arms."""
+    return job.world.worlds(parse_arm(typed, label, job.world.policy) for typed, label in job.arms)
 
 
 def compile_in_part(job: Job) -> list[tuple[str, Result]]:
     """Compile the job's share."""
     with _compiling("share"):
-        compile_share(job.share, job.world.policy, lambda: reward_models(job.world))
+        compile_share(job.share, job.world.policy, lambda: reward_models(worlds_of(job)))
     return []
 
 
@@ -209,7 +234,9 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
 
     policy = job.world.policy
     with _compiling("done"):
-        prepared, *_ = [prepare(load_task(task), policy, job.seed, 8) for task in small_worlds(job.world)]
+        prepared, *_ = [
+            prepare(load_task(task), policy, job.seed, 8) for task in small_worlds(worlds_of(job))
+        ]
         for typed, label in job.arms:
             yields: list[float] = []
 

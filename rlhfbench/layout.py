@@ -224,6 +224,8 @@ class Names:
         wanted = {"judge": "judge", "verifier": "accuracy"}.get(gold, "gold")
         if reward == "model":
             return cls(wanted, "RM score", "RM")
+        if reward == "mixed":
+            return cls(wanted, "reward", "reward")
         return cls(wanted, wanted if reward == "gold" else "verifier score", "verifier")
 
     @property

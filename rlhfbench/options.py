@@ -46,6 +46,11 @@ def split_overrides(text: str) -> tuple[str, dict[str, str]]:
     return name, overrides
 
 
+def of_the_arm(name: str) -> bool:
+    """Whether a task's option says where labels and reward come from, so that an arm may choose it for itself."""
+    return name in ("rm", "labels") or name.startswith(("rm_", "label_"))
+
+
 def converted(
     cls: type[Any], overrides: Mapping[str, Any], where: str, without: Iterable[str] = ()
 ) -> dict[str, Any]:

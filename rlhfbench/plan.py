@@ -13,7 +13,7 @@ from kernels import flops
 
 from .comparison_gates import Gates
 from .jobs import Job, World, open_task, task_options
-from .options import require
+from .options import of_the_arm, require
 from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
@@ -49,9 +49,10 @@ class Plan:
     @cached_property
     def inputs(self) -> dict[Which, dict[str, Any]]:
         """For each run all that determines it."""
-        sources, task = source_hashes(self.arms, self.world), task_inputs(self.world)
+        sources = source_hashes(self.arms, self.world)
+        tasks = {world: task_inputs(world) for world in self.world.worlds(self.arms)}
         return {
-            (a.label, seed): {**task, **arm_inputs(a, sources), "seed": seed}
+            (a.label, seed): {**tasks[self.world.of(a)], **arm_inputs(a, sources), "seed": seed}
             for a in self.arms
             for seed in range(self.seeds)
         }
@@ -70,7 +71,6 @@ class Plan:
         """One job for each seed that lacks a run."""
         work = []
         names = ("task", "data", "strict", "verifier")
-        world = {name: getattr(self.world, name) for name in names}
         for seed in range(self.seeds):
             missing = [a for a in self.arms if (a.label, seed) not in have]
             if missing:
@@ -78,7 +78,7 @@ class Plan:
                     {
                         "inputs": self.inputs[a.label, seed],
                         "typed": a.source,
-                        "world": world,
+                        "world": {name: getattr(self.world.of(a), name) for name in names},
                         "gates_lifted": list(self.gates.lifted),
                         "cautions": a.cautions,
                     }
@@ -93,11 +93,26 @@ class Plan:
         folders = (self.store.folder(key) for key in self.keys.values())
         return next((folder for folder in folders if folder is not None), None)
 
-    def facts(self) -> dict[str, Any]:
-        """What is known of the world, from the first stored run."""
-        folder = self.example()
-        facts: dict[str, Any] = {} if folder is None else load_run(folder)[0].get("facts", {})
-        return facts
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """For each arm what is known of its world, from the first of its runs that is stored."""
+        found = {}
+        for arm in self.arms:
+            folders = (self.store.folder(self.keys[arm.label, seed]) for seed in range(self.seeds))
+            folder = next((folder for folder in folders if folder is not None), None)
+            found[arm.label] = {} if folder is None else load_run(folder)[0].get("facts", {})
+        return found
+
+    def rewards(self) -> dict[str, dict[str, Any]]:
+        """For each arm how its labels and its reward are made; equal ones are the same."""
+        return {
+            a.label: {
+                name: value
+                for name, value in self.inputs[a.label, 0]["task_options"].items()
+                if of_the_arm(name)
+            }
+            | {"reward": self.inputs[a.label, 0]["reward"]}
+            for a in self.arms
+        }
 
 
 def make_world(
@@ -124,6 +139,13 @@ def make_world(
         episodes=episodes if data is None else DATA_EPISODES,
         verifier=verifier,
     )
+
+
+def check_arms(arms: Sequence[Arm], world: World) -> None:
+    """Refuse labels and rewards of arms that do not fit the task."""
+    for own in world.worlds(arms):
+        if own != world:
+            check_reward(own.open(), own.verifier)
 
 
 def check_reward(task: Task, verifier: str | None) -> None:

@@ -1,7 +1,8 @@
-"""What all arms of a seed share: the SFT policy, which is also the reference, the reward, and who judges."""
+"""What arms of a seed share: all of them the SFT policy, which is also the reference; those of one world the rest."""
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,9 @@ from .rewards.bradley_terry import train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
 from .seeding import stream
-from .sft import SFT, fine_tune, make_policy
+from .sft import SFT, Model, fine_tune, make_policy
 from .tasks.reward_choice import reward_kind
-from .types import Float, Int, Policy, PreferencePairs, RewardKind, Task
+from .types import Demonstrations, Float, Int, Policy, PreferencePairs, RewardKind, Task
 from .verifiers import UserVerifier
 
 NORMALISATION_EPISODES = 2048
@@ -41,10 +42,36 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FineTuned:
+    """The reference of a seed, what it learnt from and the work that it took."""
+
+    policy: Model
+    demonstrations: Demonstrations
+    meter: ComputeMeter
+
+
+def fine_tuned_reference(task: Task, policy: str, seed: int) -> FineTuned:
+    """Demonstrations -> SFT policy: the same for all arms of a seed, whatever their labels and rewards are."""
+    task = task.for_seed(stream(seed, "split"))
+    meter = ComputeMeter()
+    reference = make_policy(policy, task, stream(seed, "weights"))
+    reference.charge = lambda kind, work, tokens: meter.add("sft", work)
+    demonstrations = task.demonstrations(stream(seed, "demonstrations"))
+    fine_tune(reference, demonstrations, stream(seed, "sft"), meter, SFT[choose_policy(policy).name])
+    reference.charge = None
+    return FineTuned(reference, demonstrations, meter)
+
+
 def prepare(
-    task: Task, policy: str, seed: int, episodes: int, verifier: UserVerifier | None = None
+    task: Task,
+    policy: str,
+    seed: int,
+    episodes: int,
+    verifier: UserVerifier | None = None,
+    start: FineTuned | None = None,
 ) -> Prepared:
-    """Demonstrations -> SFT policy (= reference); preference pairs -> reward model; who judges; evaluation prompts.
+    """SFT policy (= reference); preference pairs -> reward model; who judges; evaluation prompts.
 
     Parameters
     ----------
@@ -57,15 +84,13 @@ def prepare(
         Evaluation prompts.
     verifier : UserVerifier, optional
         Rewards replies in place of a reward model.
+    start : FineTuned, optional
+        The seed's `fine_tuned_reference`, if it is there already.
     """
-    task = task.for_seed(stream(seed, "split"))
-    meter = ComputeMeter()
-    choice = choose_policy(policy)
-    reference = make_policy(policy, task, stream(seed, "weights"))
+    start = start or fine_tuned_reference(task, policy, seed)
+    task, choice = task.for_seed(stream(seed, "split")), choose_policy(policy)
+    reference, demonstrations, meter = start.policy, start.demonstrations, copy.deepcopy(start.meter)
     reference.charge = lambda kind, work, tokens: meter.add("sft", work)
-    demonstrations = task.demonstrations(stream(seed, "demonstrations"))
-    fine_tune(reference, demonstrations, stream(seed, "sft"), meter, SFT[choice.name])
-
     with meter.redirect("eval"):  # making the data is the world's work, nobody's method
         preferences = task.preferences(None, stream(seed, "preferences"), reference)
 

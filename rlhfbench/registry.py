@@ -7,15 +7,15 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .errors import InputError
-from .options import build, nearest, split_overrides
+from .options import build, nearest, of_the_arm, split_overrides
 from .types import AlgorithmSpec, Task
 
 ROOT = Path(__file__).parent
@@ -39,6 +39,8 @@ class Arm:
     """What was typed, so that a worker can build the same arm."""
     file: Path
     """Where the algorithm's code is; its hash is part of a run's key."""
+    world: Mapping[str, str] = field(default_factory=dict)
+    """Options of the task that the arm chooses for itself: where its labels and its reward come from."""
 
     @property
     def cautions(self) -> list[str]:
@@ -188,7 +190,10 @@ def split_arm(text: str) -> tuple[str, str | None, dict[str, str]]:
 
 
 def parse_arm(text: str, label: str | None = None, policy: str = "linear") -> Arm:
-    """Build the arm that ``name[@preset][:field=value,...]`` describes, with the defaults that suit `policy`."""
+    """Build the arm that ``name[@preset][:field=value,...]`` describes, with the defaults that suit `policy`.
+
+    Fields that are the task's and say where labels and reward come from, such as ``rm``, are the arm's `world`.
+    """
     name, preset, overrides = split_arm(text)
     spec, file = load_algorithm(name)
     if not is_dataclass(spec.config):
@@ -198,14 +203,16 @@ def parse_arm(text: str, label: str | None = None, policy: str = "linear") -> Ar
         if preset not in spec.presets:
             raise InputError(f"{spec.name} has no preset '{preset}'{nearest(preset, spec.presets)}")
         values.update(spec.presets[preset])
+    fields = spec.config.__dataclass_fields__
+    world = {name: overrides.pop(name) for name in [*overrides] if name not in fields and of_the_arm(name)}
     values.update(overrides)
-    if "kl_coef" in values and "beta" in spec.config.__dataclass_fields__:
+    if "kl_coef" in values and "beta" in fields:
         if "beta" in overrides:
             raise InputError(f"'{text}': field 'beta' is given twice, once as kl_coef")
         values["beta"] = values.pop("kl_coef")
     config = build(spec.config, values, spec.name)
     shown = spec.name + (f"@{preset}" if preset else "")
-    return Arm(label or shown, spec, config, text, file)
+    return Arm(label or shown, spec, config, text, file, world)
 
 
 def parse_arms(texts: list[str], policy: str = "linear") -> list[Arm]:

@@ -100,7 +100,7 @@ def names_of(comparison: Comparison) -> Names:
 def _score_rows(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """Reward and gold, or, where these are one, gold alone; what has no unit of its own is in the reference's sd."""
     if not names_of(comparison).one:
-        sd = ", ref sd" if comparison.reward == "model" else ""
+        sd = {"model": ", ref sd", "mixed": ", as each has it"}.get(comparison.reward, "")
         yield names_of(comparison).score + sd, "rm_score"
     units = {"judge": "judge score, ref sd", "verifier": "accuracy"}
     yield units.get(comparison.gold, "gold score"), "gold_score"
@@ -209,7 +209,8 @@ def _work_notes(comparison: Comparison) -> Iterator[Note]:
     compiled = max(r.compute["jit_seconds"] or 0.0 for runs in comparison.runs.values() for r in runs)
     charged = f"RM training goes to {listed(needing)}, as needed there" if needing else "no arm needs an RM"
     if comparison.reward != "model":
-        charged = "a verifier's calls are counted, but cost no FLOPs"
+        calls = "a verifier's calls are counted, but cost no FLOPs"
+        charged = f"{charged}; {calls}" if needing else calls
     yield Note(
         f"Charged: all work of an arm; {charged}. SFT is shared and charged to none; evaluation "
         f"is never charged, nor is compiling (at most {compiled:.1f} s in the sessions of these runs).",
@@ -238,17 +239,29 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
     if "pairs_per_part" in facts:
         parts = ", ".join(f"{_part(name)} {n:,}" for name, n in facts["pairs_per_part"].items())
         yield f"Split by {facts['split_by']}, anew for each seed; pairs: {parts}."
+    if comparison.one_reward:
+        yield from _reward_lines(comparison, facts)
+    else:
+        yield "The arms differ in labels or reward, so that their RM scores are not compared."
+        for label in comparison.labels:
+            own = ", ".join(f"{name}={value}" for name, value in comparison.chosen(label).items())
+            facts_of_arm = comparison.arm_facts.get(label, {})
+            yield f"{label}{f' ({own})' if own else ''}: {' '.join(_reward_lines(comparison, facts_of_arm))}"
+    yield from comparison.gates["notes"]
+    for name in comparison.gates["lifted"]:
+        yield f"Gate {name} was lifted (--i-know {name}): without that the comparison would have been refused."
+
+
+def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[str]:
+    """What the reward is, how good a model was while it was tuned, and how far it agrees with gold."""
+    learnt = "rm_accuracy" in facts
     if "reward_model" in facts:  # not in what earlier versions stored
         accuracy = facts.get("rm_accuracy")
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
-        giver = "RM" if comparison.reward == "model" else "Reward"
-        yield f"{giver}: {facts['reward_model']}{right}."
-    yield from comparison.gates["notes"]
-    for name in comparison.gates["lifted"]:
-        yield f"Gate {name} was lifted (--i-know {name}): without that the comparison would have been refused."
+        yield f"{'RM' if learnt else 'Reward'}: {facts['reward_model']}{right}."
     if facts.get("rm_gold_correlation") is not None:
-        giver = "RM" if comparison.reward == "model" else "Verifier"
+        giver = "RM" if learnt else "Verifier"
         gold = names_of(comparison).gold
         yield (
             f"{giver} and {gold} correlate at {facts['rm_gold_correlation']:.2f} on replies of the reference "

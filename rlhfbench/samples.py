@@ -10,7 +10,7 @@ from typing import Any
 from .errors import InputError
 from .evaluation import Reply, scored_replies
 from .jobs import open_task
-from .options import require
+from .options import of_the_arm, require
 from .results import Result, RunStore, file_hash, load_run, world_folder
 from .run_folder import advice, read_manifest
 from .types import RewardKind, Task
@@ -98,8 +98,15 @@ class Stored:
 
     @property
     def comparison(self) -> str:
-        """Hash of all that runs have in common which can be compared, but for their seed."""
+        """Hash of all that runs have in common which can be compared, but for their seed.
+
+        Labels and reward are an arm's own.
+        """
         shared = world_inputs(self.inputs)
+        shared.pop("reward")
+        shared["task_options"] = {
+            name: value for name, value in shared["task_options"].items() if not of_the_arm(name)
+        }
         return RunStore.key({name: value for name, value in shared.items() if name != "seed"})
 
 
@@ -127,18 +134,17 @@ def samples(run: str, prompts: int = PROMPTS, seed: int | None = None, data: str
     first = next((run for run in runs if run.world), None)
     if first is None:
         raise InputError(f"{runs[0].folder}: {EARLIER}; {advice(runs[0].folder)}")
-    place = world_folder(root, world_inputs(first.inputs))
-    if not place.is_dir():
-        raise InputError(f"{place}: reference and reward model are not there; {advice(first.folder)}")
-    task, verifier = _open(first, data), _verifier(first)
-    world = _read(load_world, place, first, task, first.inputs, verifier)
+    world = _world(root, first, data)
     most = len(world.prompts)
     require(prompts <= most, "--prompts", prompts, f"at most {most:,}, the evaluation prompts of the run")
     shown, uniforms = world.prompts[:prompts], world.uniforms[:prompts]
     names = _names(runs)
     try:
         reference = scored_replies(world, world.reference, shown, uniforms)
-        arms = {name: _arm(world, one, prompts) for name, one in zip(names, runs, strict=True)}
+        arms = {}
+        for name, one in zip(names, runs, strict=True):
+            alike = not one.world or world_inputs(one.inputs) == world_inputs(first.inputs)
+            arms[name] = _arm(world if alike else _world(root, one, data), one, prompts)
     except VerifierFailed as failure:
         raise InputError(str(failure)) from None
     return Samples(
@@ -151,6 +157,15 @@ def samples(run: str, prompts: int = PROMPTS, seed: int | None = None, data: str
         reference=reference,
         arms=arms,
     )
+
+
+def _world(root: Path, run: Stored, data: str | None) -> KeptWorld:
+    """The world of a run."""
+    place = world_folder(root, world_inputs(run.inputs))
+    if not place.is_dir():
+        raise InputError(f"{place}: reference and reward model are not there; {advice(run.folder)}")
+    found: KeptWorld = _read(load_world, place, run, _open(run, data), run.inputs, _verifier(run))
+    return found
 
 
 def _arm(world: KeptWorld, run: Stored, n: int) -> Arm:

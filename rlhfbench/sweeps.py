@@ -13,7 +13,7 @@ from .errors import InputError
 from .hacking import kl_warnings, reward_hacking
 from .harness import DEFAULT_FOLDER, QUICK_SEEDS, Watch, carry_out, count_seeds
 from .options import require
-from .plan import Plan, make_world
+from .plan import Plan, check_arms, make_world
 from .registry import Arm, parse_arm, split_arm
 from .results import RunStore
 
@@ -89,6 +89,7 @@ def sweep(
         arms.append(with_fields(algorithm, overrides, world.policy))
     name = arms[0].label
     arms = [replace(arm, label=f"{name} beta={short(beta)}") for arm, beta in zip(arms, betas, strict=True)]
+    check_arms(arms, world)
     gates = judge(arms, world, i_know)
     plan = Plan(arms, world, count_seeds(seeds), RunStore(Path(out)), gates)
     comparison = carry_out(plan, jobs=jobs, watch=watch)

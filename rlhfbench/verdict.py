@@ -29,6 +29,10 @@ from .verdict_text import Words, details, failures, finding
 __all__ = ["ArmScores", "MetricVerdict", "Verdict", "metric_verdict", "verdict"]
 
 
+NOT_COMPARED = MetricVerdict("no_claim")
+"""RM scores of arms whose reward models differ."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The verdict on all arms; `better` is None unless `kind` is "better". `flops` is the ratio of FLOPs."""
@@ -72,8 +76,8 @@ def verdict(
         All of the same n.
     gold : {"exact", "judge", "verifier"}
         What `gold_score` is: the known reward, a judge's score, or the accuracy (named so in the text).
-    reward : {"model", "verifier", "gold"}
-        What `rm_score` is: a trained model's score, a verifier's, or gold itself (named so too).
+    reward : {"model", "verifier", "gold", "mixed"}
+        What `rm_score` is: a trained model's score, a verifier's, gold itself, or one or the other (named so too).
     failed : mapping label -> int, optional
         Runs that diverged or failed and count with their starting score; the text names them.
 
@@ -97,6 +101,7 @@ def verdict(
         return Verdict("no_claim", None, text, MetricVerdict("no_claim"), MetricVerdict("no_claim"), None)
 
     rm = all_pairs({label: (arm.rm, arm.rm_gain) for label, arm in table.items()})
+    rm |= {pair: NOT_COMPARED for pair in rm if table[pair[0]].reward != table[pair[1]].reward}
     golds = all_pairs({label: (arm.gold, arm.gold_gain) for label, arm in table.items()})
     winner = next((a for a in table if all(beats(golds, a, b) for b in table if b != a)), None)
     rivals = [b for b in table if winner and b != winner and beats(rm, b, winner)]

@@ -39,7 +39,11 @@ class Words:
             "verifier": ("accuracy", "higher accuracy", "lower accuracy"),
         }
         called = golds.get(gold, ("gold", "more gold", "less gold"))
-        rewards = {"verifier": ("verifier score", "the verifier"), "gold": (called[0], "the verifier")}
+        rewards = {
+            "verifier": ("verifier score", "the verifier"),
+            "gold": (called[0], "the verifier"),
+            "mixed": ("reward", "the reward"),
+        }
         score, gamed = rewards.get(reward, ("RM score", "the reward model"))
         return cls(*called, score, gamed)
 
@@ -83,12 +87,13 @@ def finding(
 def details(pair: Pair, words: Words, rivals: Sequence[str], comparisons: int) -> str:
     """Second against first: reward, compute, gold, n and, where it is open, how many seeds would settle it."""
     n = f"n = {pair.first.rm.size}" + (f"; Holm over {comparisons} pairs" if comparisons > 1 else "")
-    if pair.rm.difference is None or pair.gold.difference is None:
+    alike = pair.first.reward == pair.second.reward
+    if (alike and pair.rm.difference is None) or pair.gold.difference is None:
         return f"{pair.second.label} and {pair.first.label} lack scores to compare ({n})."
     flops, wins, n_seeds = pair.flops, pair.gold.better, pair.first.rm.size
     compute = ""
     if flops is not None and flops.estimate is not None:
-        compute = f" with {_show(flops.estimate, flops.low, flops.high, ' ×')} the FLOPs"
+        compute = f"{_show(flops.estimate, flops.low, flops.high, ' ×')} the FLOPs"
     hacked = f": {_list(rivals)} over-optimise{'s' * (len(rivals) == 1)} {words.games}" if rivals else ""
     difference = _show(pair.gold.difference, pair.gold.low, pair.gold.high, signed=True)
     if wins:
@@ -101,7 +106,12 @@ def details(pair: Pair, words: Words, rivals: Sequence[str], comparisons: int) -
             + margin * (pair.gold.kind == "equivalent")
             + f" ({n})"
         )
-    return f"{_rm_clause(pair, words.reward)}{compute}, {outcome}{_power(pair.gold, n_seeds, comparisons)}."
+    if alike:
+        compared = _rm_clause(pair, words.reward) + (f" with {compute}" if compute else "")
+    else:
+        compared = f"{pair.second.label}, whose labels or reward are not {pair.first.label}'s, "
+        compared += f"spends {compute}" if compute else "cannot be compared in RM score"
+    return f"{compared}, {outcome}{_power(pair.gold, n_seeds, comparisons)}."
 
 
 def _rm_clause(pair: Pair, reward: str) -> str:

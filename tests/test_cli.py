@@ -237,6 +237,7 @@ CONTRACT = {
     "reward": str,
     "seeds": [int],
     "reference": SCORES,
+    "rewards": {"ppo": dict, "dpo": dict},
     "facts": dict,
     "gates": {"lifted": list, "notes": list},
     "algorithms": {"ppo": ARM, "dpo": ARM},

@@ -27,7 +27,8 @@ def comparison(ppo: list[Result], dpo: list[Result]) -> Comparison:
 def test_a_worker_that_died_leaves_its_arm_with_the_starting_score_that_the_seed_shares():
     died, alone = lost_run(3, "error", "killed"), lost_run(4, "error", "killed")
     stopped = lost_run(3, "interrupted", None)
-    found = started({("a", 3): finished(3), ("b", 3): died, ("b", 4): alone, ("c", 3): stopped})
+    runs = {("a", 3): finished(3), ("b", 3): died, ("b", 4): alone, ("c", 3): stopped, ("d", 3): died}
+    found = started(runs, {"a": {}, "b": {}, "c": {}, "d": {"rm": "bigrams"}})
     assert list(found) == [("b", 3)]
     assert (found["b", 3].rm_score, found["b", 3].gold_score) == (0.1, 0.2)
     assert found["b", 3].message == "killed"

@@ -126,6 +126,7 @@ def test_the_json_contract_key_by_key(six: tuple[Comparison, Path]) -> None:
         "reward",
         "seeds",
         "reference",
+        "rewards",
         "facts",
         "gates",
         "algorithms",

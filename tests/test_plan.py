@@ -62,9 +62,9 @@ def test_the_warm_up_trains_the_reward_model_that_will_be_needed(
     task: str | None, policy: str | None, models: list[str]
 ) -> None:
     world = make_world(task, None, False, policy, None)
-    assert [name.partition("rm=")[2] for name in small_worlds(world)] == models
+    assert [name.partition("rm=")[2] for name in small_worlds([world])] == models
 
 
 def test_the_warm_up_trains_the_judge_of_a_file(data_dir: Path) -> None:
     world = make_world(None, str(data_dir / "hh_harmless.test.jsonl"), False, None, None)
-    assert [name.partition("rm=")[2] for name in small_worlds(world)] == ["unigrams", "bigrams"]
+    assert [name.partition("rm=")[2] for name in small_worlds([world])] == ["unigrams", "bigrams"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..options import require
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
-from .reward_choice import VerifiedReward, check_reward_model
+from .reward_choice import RewardOptions, VerifiedReward, check_reward_model
 
 EOS = "<eos>"
 MISTAKES = np.array([-2, -1, 1, 2])
@@ -22,8 +22,8 @@ MISTAKES = np.array([-2, -1, 1, 2])
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """Knobs of the world; every field can be set as ``--task arithmetic:field=value``.
+class Arithmetic(RewardOptions):
+    """Knobs of the world beside `RewardOptions`; every field can be set as ``--task arithmetic:field=value``.
 
     Parameters
     ----------
@@ -45,8 +45,6 @@ class Arithmetic:
     rm : {"verifier", "auto", "unigrams", "bigrams", "transformer"}
         The reward: gold's own verifier, or a model trained on the pairs. A bag of words does not see the prompt, so it
         cannot tell right from wrong.
-    rm_layers, rm_width : int, optional
-        Size of a transformer reward model, as in `sentences`.
     """
 
     terms: int = 3
@@ -57,8 +55,6 @@ class Arithmetic:
     demos: int = 2000
     flips: float = 0.1
     rm: VerifiedReward = "verifier"
-    rm_layers: int | None = None
-    rm_width: int | None = None
 
     name: ClassVar[str] = "arithmetic"
     gold: ClassVar[GoldKind] = "verifier"

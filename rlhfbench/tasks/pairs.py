@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..text import sanitize
 from ..tokenizer import UNKNOWN, Choice, Splitter, choose
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
-from .reward_choice import RewardModelName, check_reward_model
+from .reward_choice import RewardModelName, RewardOptions, check_reward_model
 
 SHARES = {"sft": 0.3, "rm": 0.35, "judge": 0.25, "evaluation": 0.1}
 """What each part gets of the pairs. The reward model's pairs are also those of direct alignment."""
@@ -50,7 +50,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class PairsTask:
+class PairsTask(RewardOptions):
     """A file of preference pairs.
 
     Parameters
@@ -71,9 +71,6 @@ class PairsTask:
         What the reward model is: linear in a bag of words, or of words and pairs of neighbours, or a transformer that
         starts as the SFT policy; auto: a transformer where the policy is one, else unigrams. The judge is a bag
         of words and pairs of neighbours.
-    rm_layers, rm_width : int, optional
-        Size of a transformer reward model; by default the policy's. One of another size is fine-tuned on the
-        demonstrations first.
     strict : bool
         Refuse a file with pairs that cannot be used.
     """
@@ -86,8 +83,6 @@ class PairsTask:
     eos_token: str | None = None
     pad_token: str | None = None
     rm: RewardModelName = "auto"
-    rm_layers: int | None = None
-    rm_width: int | None = None
     strict: bool = False
     _split: dict[str, Int] | None = field(default=None, init=False, repr=False, compare=False)
 

@@ -24,7 +24,7 @@ from ..text import sanitize, words
 from ..tokenizer import EOS, UNKNOWN
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
 from .pairs import deal
-from .reward_choice import VerifiedReward, check_reward_model
+from .reward_choice import RewardOptions, VerifiedReward, check_reward_model
 
 SHARES = {"sft": 0.4, "rl": 0.4, "evaluation": 0.2}
 """What each part gets of the problems; RL asks those of the first part, too."""
@@ -52,7 +52,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class ProblemsTask:
+class ProblemsTask(RewardOptions):
     """A file of problems.
 
     Parameters
@@ -65,8 +65,6 @@ class ProblemsTask:
         Last words and digits of the prompt that the policy sees.
     rm : {"verifier", "auto", "unigrams", "bigrams", "transformer"}
         The reward: whether the answer is right, or a model trained on pairs of the answer and that of another problem.
-    rm_layers, rm_width : int, optional
-        Size of a transformer reward model, as in `sentences`.
     strict : bool
         Refuse a file with problems that cannot be used.
     """
@@ -75,8 +73,6 @@ class ProblemsTask:
     vocabulary: int = 1024
     prompt_words: int = 80
     rm: VerifiedReward = "verifier"
-    rm_layers: int | None = None
-    rm_width: int | None = None
     strict: bool = False
     _split: dict[str, Int] | None = field(default=None, init=False, repr=False, compare=False)
 

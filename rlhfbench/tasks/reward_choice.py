@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ..errors import InputError
@@ -12,6 +13,21 @@ RewardModelName: TypeAlias = Literal["auto", "unigrams", "bigrams", "transformer
 """`auto`: what suits the policy, a bag of unigrams or a transformer of the policy's size."""
 VerifiedReward: TypeAlias = Literal["verifier", "auto", "unigrams", "bigrams", "transformer"]
 """The same where gold is a verifier, which needs no model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions:
+    """Knobs of the reward model, the same on every task; `rm` itself is the task's, as not all have the same models.
+
+    Parameters
+    ----------
+    rm_layers, rm_width : int, optional
+        Size of a transformer reward model; by default the policy's. One of another size is fine-tuned on the
+        demonstrations first.
+    """
+
+    rm_layers: int | None = None
+    rm_width: int | None = None
 
 
 def check_reward_model(rm: str, rm_layers: int | None, rm_width: int | None) -> None:

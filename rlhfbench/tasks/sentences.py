@@ -14,7 +14,7 @@ import numpy as np
 
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
 from .annotators import label_pairs
-from .reward_choice import RewardModelName, check_reward_model
+from .reward_choice import RewardModelName, RewardOptions, check_reward_model
 
 TOPICS = ("garden", "music", "travel", "cooking")
 REQUESTS = ("explain", "advise", "compare")
@@ -42,8 +42,8 @@ EOS, TRAP = "<eos>", "amazing"
 
 
 @dataclass(frozen=True)
-class Sentences:
-    """Knobs of the world; every field can be set as ``--task sentences:field=value``.
+class Sentences(RewardOptions):
+    """Knobs of the world beside `RewardOptions`; every field can be set as ``--task sentences:field=value``.
 
     Parameters
     ----------
@@ -66,9 +66,6 @@ class Sentences:
     rm : {"auto", "unigrams", "bigrams", "transformer"}
         What the reward model is: linear in a bag of words, or of words and pairs of neighbours, or a transformer that
         starts as the SFT policy; auto: a transformer where the policy is one, else unigrams.
-    rm_layers, rm_width : int, optional
-        Size of a transformer reward model; by default the policy's. One of another size is fine-tuned on the
-        demonstrations first.
     """
 
     pairs: int = 2000
@@ -80,8 +77,6 @@ class Sentences:
     trap: float = 0.0
     coverage: float = 1.0
     rm: RewardModelName = "auto"
-    rm_layers: int | None = None
-    rm_width: int | None = None
 
     name: ClassVar[str] = "sentences"
     gold: ClassVar[GoldKind] = "exact"
