@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..kl_penalty import cautions as kl_cautions
+from ..kl_penalty import cautions
 from ..lagrange import Multiplier
 from ..metrics import mean
 from ..options import require
@@ -34,14 +34,14 @@ class PPOLagrangianConfig(PPOConfig):
         The multiplier to begin with; 0 stays 0, which is PPO. PKU's implementation: 1.
     lambda_lr : float
         Step of log lambda, per unit of lambda times the cost above `cost_limit`; 0 keeps lambda where it is, which is a
-        fixed penalty. PKU's implementation: .1.
+        fixed penalty. Chosen for the world `safety`; PKU's implementation: .1.
     lambda_max : float
         Where lambda stops. PKU's implementation: 5.
     """
 
-    cost_limit: float = 0.0
+    cost_limit: float = -0.7
     lambda_init: float = 1.0
-    lambda_lr: float = 0.1
+    lambda_lr: float = 0.3
     lambda_max: float = 5.0
 
     def __post_init__(self) -> None:
@@ -57,8 +57,8 @@ class PPOLagrangianConfig(PPOConfig):
     PPOLagrangianConfig,
     needs={"reward_model", "cost_model"},
     presets={"shaped": {"lambda_lr": 0.0}},
-    policy_defaults=POLICY_DEFAULTS,
-    cautions=kl_cautions,
+    policy_defaults={"transformer": {**POLICY_DEFAULTS["transformer"], "cost_limit": -1.2}},
+    cautions=cautions,
 )
 def ppo_lagrangian(setup: Setup, config: PPOLagrangianConfig) -> Iterator[Metrics]:
     """Maximise the RM score minus beta times the KL, with the mean cost held at a limit."""
@@ -71,17 +71,17 @@ def ppo_lagrangian(setup: Setup, config: PPOLagrangianConfig) -> Iterator[Metric
         metrics = ppo_update(
             setup, config, optimizer, control, penalised(setup, episodes, costs, multiplier.value)
         )
-        cost = mean(costs)
+        cost = float(costs.sum()) / len(costs)
+        setup.charge("sum", len(costs))
         yield metrics | {
             "objective/scores": mean(episodes.scores),
             "objective/cost": cost,
             "objective/lambda": multiplier.value,
         }
-        setup.charge("sum", len(costs))
         multiplier.update(cost)
 
 
 def penalised(setup: Setup, episodes: Episodes, costs: Float, multiplier: float) -> Episodes:
     """The same replies with (R - lambda C) / (1 + lambda) for their scores."""
-    setup.charge("elementwise", 3 * len(costs) + 1)
+    setup.charge("elementwise", 3 * len(costs))
     return replace(episodes, scores=(episodes.scores - multiplier * costs) / (1.0 + multiplier))

@@ -19,7 +19,7 @@ from ..policies.transformer import TransformerPolicy
 from ..types import Flags, Float, HarmPairs, PreferencePairs
 from .bradley_terry import Features, LinearRewardModel, RewardTraining, total, train_reward_model
 from .transformer import TransformerRewardModel, at, read_scores
-from .transformer_training import TransformerTraining, both, train_transformer_reward_model
+from .transformer_training import RewardModelConfig, TransformerTraining, both, train_transformer_reward_model
 
 
 def train_linear_cost_model(
@@ -30,10 +30,13 @@ def train_linear_cost_model(
 
 
 def train_transformer_cost_model(
-    pairs: HarmPairs, sft: TransformerPolicy, rng: np.random.Generator
+    pairs: HarmPairs,
+    sft: TransformerPolicy,
+    rng: np.random.Generator,
+    config: RewardModelConfig | None = None,
 ) -> tuple[TransformerRewardModel, TransformerTraining]:
     """Train a cost model on a copy of the SFT policy's backbone, as a reward model but with the loss above."""
-    return train_transformer_reward_model(worse_first(pairs), sft, rng, gradients=cost_gradients)
+    return train_transformer_reward_model(worse_first(pairs), sft, rng, config, cost_gradients)
 
 
 def worse_first(pairs: HarmPairs) -> HarmPairs:
@@ -74,12 +77,12 @@ def cost_loss(costs: Float, unsafe: Flags) -> CostLoss:
     """Of N pairs: `costs` and `unsafe` (2 N,) of the worse replies, then of the better ones."""
     n = len(costs) // 2
     ranked = bradley_terry(costs[:n], costs[n:])
-    sign = np.where(unsafe, 1, -1).astype(costs.dtype)
+    sign, twice = (np.where(unsafe, size, -size).astype(costs.dtype) for size in (1, 2))
     parted = bradley_terry(sign * costs, np.zeros_like(costs))
     # A mean over pairs of two terms each is twice the mean over replies.
-    d_costs = np.concatenate([ranked.d_chosen, ranked.d_rejected]) + 2 * sign * parted.d_chosen
+    d_costs = np.concatenate([ranked.d_chosen, ranked.d_rejected]) + twice * parted.d_chosen
     work = total(
-        *(flops.work("bradley_terry", rows) for rows in (n, 2 * n)), flops.work("elementwise", 8 * n + 2)
+        *(flops.work("bradley_terry", rows) for rows in (n, 2 * n)), flops.work("elementwise", 6 * n + 2)
     )
     return CostLoss(float(ranked.loss + 2 * parted.loss), d_costs, work)
 
