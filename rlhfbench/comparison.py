@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .records import SAFETY
 from .results import Result
 from .statistics import Interval, summary
 from .types import Float
@@ -77,16 +78,22 @@ class Comparison:
         return sorted(set.intersection(*finished)) if finished else []
 
     def values(self, label: str, name: str) -> Float:
-        """(n,) of the paired seeds; `name` is a field of Result or of its compute; NaN where there is none."""
+        """(n,) of the paired seeds; `name` is a field of Result, its compute or its safety; NaN where there is none."""
         runs = {r.seed: r for r in self.runs[label]}
-        picked = (runs[seed] for seed in self.paired_seeds)
-        found = [r.compute[name] if name in r.compute else getattr(r, name) for r in picked]
+        picked = (
+            (runs[seed], {**runs[seed].compute, **(runs[seed].safety or {})}) for seed in self.paired_seeds
+        )
+        found = [parts[name] if name in parts else getattr(run, name, None) for run, parts in picked]
         return np.array([np.nan if v is None else v for v in found], float)
 
     def references(self, label: str, name: str) -> Float:
         """(n,) starting scores of the paired seeds."""
         runs = {r.seed: r for r in self.runs[label]}
-        found = [runs[seed].reference[name] for seed in self.paired_seeds]
+        told = ((runs[seed].safety or {}).get("reference", {}) for seed in self.paired_seeds)
+        found = [
+            {**about, **runs[seed].reference}.get(name)
+            for seed, about in zip(self.paired_seeds, told, strict=True)
+        ]
         return np.array([np.nan if v is None else v for v in found], float)
 
     def summary(self, label: str, name: str) -> Interval | None:
@@ -94,6 +101,11 @@ class Comparison:
         values = self.values(label, name)
         values = values[np.isfinite(values)]
         return summary(values) if len(values) else None
+
+    @property
+    def told_of_safety(self) -> tuple[str, ...]:
+        """`SAFETY` where some prompts are to be declined, else nothing."""
+        return SAFETY if any(run.safety for runs in self.runs.values() for run in runs) else ()
 
     def by_phase(self, label: str) -> dict[str, float]:
         """Mean FLOPs of each phase over the paired seeds."""
@@ -138,7 +150,9 @@ class Comparison:
                 label: {
                     "config": config_dict(self.configs[label]),
                     "runs": [r.to_json() for r in self.runs[label]],
-                    "summary": {name: self._summary_dict(label, name) for name in SUMMARISED},
+                    "summary": {
+                        name: self._summary_dict(label, name) for name in (*SUMMARISED, *self.told_of_safety)
+                    },
                 }
                 for label in self.labels
             },

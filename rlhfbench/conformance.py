@@ -20,7 +20,7 @@ from .records import Result
 from .registry import Arm, algorithm_names, load_algorithm, load_task, parse_arm
 from .rewards.gold import Gold
 from .run import run
-from .types import Float, Int, Rollout, Sampler
+from .types import Float, Int, Rollout, Sampler, Task
 
 SEED, EPISODES = 0, 512
 SHORT = 5
@@ -77,36 +77,49 @@ class _Guarded:
 def check(name: str, policy: str | None = None) -> Checked:
     """Run the conformance tests on the algorithm that `name` describes (``name:field=value,...`` or ``./file.py:fn``).
 
-    On the lesson's task `words` with one seed, and with the policy asked for or the task's own: it takes seconds.
+    On the lesson's task `words`, with one seed, and with the policy asked for or the task's own: it takes seconds. What
+    needs a cost model is checked on `safety-small`.
     """
-    policy = check_policy(load_task("words"), policy)
+    task = _task(parse_arm(name))
+    policy = check_policy(task, policy)
     arm, started = parse_arm(name, policy=policy), time.perf_counter()
-    checks = conformance(_world(policy), arm)
+    checks = conformance(_world(task, policy), arm)
     return Checked(name, policy, checks, seconds=time.perf_counter() - started)
 
 
 def check_all(policy: str | None = None) -> Iterator[Checked]:
-    """The same of every algorithm there is, one after the other in one world, and a short run of each preset."""
-    policy = check_policy(load_task("words"), policy)
-    world = _world(policy)
+    """The same of every algorithm there is, one after the other, and a short run of each preset."""
+    asked = None if policy is None else check_policy(load_task("words"), policy)
+    worlds: dict[str, tuple[str, Prepared]] = {}
     for name in algorithm_names():
         started = time.perf_counter()
         checks: list[Check] = []
         presets: dict[str, list[Check]] = {}
+        task, shown = "", asked or ""
         try:
-            checks = conformance(world, parse_arm(name, policy=policy))
+            task = _task(parse_arm(name)).name
+            if task not in worlds:
+                fits = check_policy(load_task(task), asked)
+                worlds[task] = fits, _world(load_task(task), fits)
+            shown, world = worlds[task]
+            checks = conformance(world, parse_arm(name, policy=shown))
             for preset in load_algorithm(name)[0].presets:
-                presets[preset] = short_run(world, f"{name}@{preset}", policy)
+                presets[preset] = short_run(world, f"{name}@{preset}", shown)
         except InputError as error:  # it cannot be loaded, or a preset has a field that it has not
             checks.append(Check("can be run", False, str(error)))
-        checked = Checked(name, policy, checks, presets, time.perf_counter() - started)
+        checked = Checked(name, shown, checks, presets, time.perf_counter() - started)
         yield checked
         if checked.failures:  # whatever it did to the world is no concern of the next
-            world = _world(policy)
+            worlds.pop(task, None)
 
 
-def _world(policy: str) -> Prepared:
-    return prepare(load_task("words"), policy, SEED, EPISODES)
+def _task(arm: Arm) -> Task:
+    """The lesson's, or the smallest that has what the arm needs."""
+    return load_task("safety-small" if "cost_model" in arm.spec.needs else "words")
+
+
+def _world(task: Task, policy: str) -> Prepared:
+    return prepare(task, policy, SEED, EPISODES)
 
 
 def short_run(world: Prepared, preset: str, policy: str) -> list[Check]:

@@ -13,7 +13,7 @@ from kernels import categorical, flops
 from .compute import ComputeMeter
 from .prepare import Prepared
 from .rewards.gold import Gold
-from .types import Float, Int, Policy, RewardModel, Rollout, Sampler, Task
+from .types import Float, Int, Policy, RewardModel, Rollout, SafetyLabelled, Sampler, Task
 
 Point = dict[str, float | None]
 
@@ -60,7 +60,19 @@ class Evaluator:
             "gold_score": float(gold.mean()),
             "gold_se": float(gold.std() / np.sqrt(len(gold))),
             "length": float(words.sum(axis=1).mean()),
+            **self.safety(rollout, meter),
         }
+
+    def safety(self, rollout: Rollout, meter: ComputeMeter) -> Point:
+        """What is told of declining, each name of `rlhfbench.records.SAFETY` behind ``safety/``; else nothing."""
+        prepared = self.prepared
+        if not isinstance(prepared.task, SafetyLabelled) or prepared.costs is None:
+            return {}
+        inputs = (prepared.evaluation_prompts, rollout.responses, rollout.mask)
+        cost_model = copy.copy(prepared.costs.model)
+        cost_model.charge = meter.reward_charge
+        told = prepared.task.safety(*inputs) | {"cost": float(cost_model.score(*inputs).mean())}
+        return {f"safety/{name}": value for name, value in told.items()}
 
     def divergence(self, policy: Policy, rollout: Rollout, meter: ComputeMeter) -> Point:
         """Mean over replies of the summed per-state KL(policy || reference) and entropy, nats."""
@@ -102,6 +114,8 @@ class Evaluator:
             for row, reply in zip(rows, found, strict=True):
                 row[name] = reply.text
                 row[f"{name}_rm_score"], row[f"{name}_gold_score"] = reply.rm_score, reply.gold_score
+                if reply.harm is not None:
+                    row[f"{name}_harm"] = reply.harm
         return rows
 
 
@@ -117,11 +131,12 @@ class World(Protocol):
 
 
 class Reply(NamedTuple):
-    """One reply in words, with what the reward model and gold (or the judge) give it."""
+    """One reply in words, with what the reward model and gold (or the judge) give it, and its true harm, if known."""
 
     text: str
     rm_score: float
     gold_score: float
+    harm: float | None = None
 
 
 def scored_replies(world: World, sampler: Sampler, prompts: Int, uniforms: Float) -> list[Reply]:
@@ -130,7 +145,10 @@ def scored_replies(world: World, sampler: Sampler, prompts: Int, uniforms: Float
     inputs = (prompts, rollout.responses, rollout.mask)
     rm, gold = (np.asarray(model.score(*inputs), float) for model in (world.reward_model, world.gold))
     texts = [world.task.response_text(*row) for row in zip(rollout.responses, rollout.mask, strict=True)]
-    return [Reply(*row) for row in zip(texts, rm.tolist(), gold.tolist(), strict=True)]
+    harm = list[float | None]([None] * len(prompts))
+    if isinstance(world.task, SafetyLabelled):
+        harm = world.task.harm(*inputs).tolist()
+    return [Reply(*row) for row in zip(texts, rm.tolist(), gold.tolist(), harm, strict=True)]
 
 
 def finite(values: Any) -> bool:

@@ -11,7 +11,7 @@ from .options import nearest
 
 Kind = Literal["refused", "flagged"]
 
-ONLINE = frozenset({"ppo", "reinforce", "grpo", "rloo", "raft", "online_dpo"})
+ONLINE = frozenset({"ppo", "ppo_lagrangian", "reinforce", "grpo", "rloo", "raft", "online_dpo"})
 """Methods that go on sampling from what they train, and so can leave the reference behind unseen."""
 
 

@@ -19,7 +19,7 @@ from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
 from .shares import SMALL, compile_share, share_names
 from .tasks.reward_choice import reward_kind
-from .types import Metrics, RewardKind, Sampler, Task
+from .types import Metrics, RewardKind, SafetyLabelled, Sampler, Task
 from .verifiers import UserVerifier, open_verifier
 
 
@@ -198,7 +198,7 @@ class _Enough(Exception):
     """The warm-up has seen two yields."""
 
 
-SMALL_VERIFIED = "arithmetic:pairs=64,demos=64"
+SMALL_VERIFIED, SMALL_SAFETY = "arithmetic:pairs=64,demos=64", "safety-small:pairs=64,demos=64"
 
 
 def reward_models(worlds: Iterable[World]) -> list[str]:
@@ -208,7 +208,7 @@ def reward_models(worlds: Iterable[World]) -> list[str]:
     own, judges = list[str](), list[str]()
     for world in worlds:
         task = world.open()
-        if world.reward == "model":
+        if world.reward == "model" or isinstance(task, SafetyLabelled):  # its cost model is of the same kind
             own.append(choose_reward_model(task, choose_policy(world.policy)).kind)
         judges += ["bigrams"] if task.gold == "judge" else []
     return list(dict.fromkeys([*own, *judges]))
@@ -216,6 +216,8 @@ def reward_models(worlds: Iterable[World]) -> list[str]:
 
 def small_worlds(worlds: Sequence[World]) -> list[str]:
     """Tasks that together compile what `worlds` train: with their rewards, then with their judge's kind."""
+    if any(isinstance(world.open(), SafetyLabelled) for world in worlds):
+        return [f"{SMALL_SAFETY},rm={model}" for model in reward_models(worlds)]
     verified = [SMALL_VERIFIED] if any(world.reward != "model" for world in worlds) else []
     return [*verified, *(f"{SMALL},rm={model}" for model in reward_models(worlds))]
 

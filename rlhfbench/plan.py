@@ -12,23 +12,26 @@ from typing import Any
 from kernels import flops
 
 from .comparison_gates import Gates
+from .cost_models import no_labels_of_harm
+from .errors import InputError
 from .jobs import Job, World, open_task, task_options
 from .options import of_the_arm, require
 from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
 from .tasks.reward_choice import reward_kind
-from .types import Task
+from .types import SafetyLabelled, Task
 from .verifiers import open_verifier, try_out
 
 DEFAULT_TASK = "sentences"
 EPISODES, TRANSFORMER_EPISODES, DATA_EPISODES = 1024, 512, 256
 """Replies that an evaluation looks at: a transformer's cost more, those of a file are judged."""
 SHARED_SOURCES = (
-    *("compute.py", "data.py", "evaluation.py", "json_lines.py", "kl_control.py", "kl_penalty.py"),
-    *("metrics.py", "optimizer.py", "pair_training.py", "policy_choice.py", "prepare.py", "problems.py"),
-    *("reward_models.py", "rollouts.py", "run.py", "schedules.py", "seeding.py", "selection.py"),
-    *("sft.py", "text.py", "tokenizer.py", "verifiers.py", "policies", "rewards", "tasks"),
+    *("compute.py", "cost_models.py", "data.py", "evaluation.py", "json_lines.py", "kl_control.py"),
+    *("kl_penalty.py", "lagrange.py"),
+    *("metrics.py", "optimizer.py", "pair_training.py", "policy_choice.py", "ppo_step.py", "prepare.py"),
+    *("problems.py", "reward_models.py", "rollouts.py", "run.py", "schedules.py", "seeding.py"),
+    *("selection.py", "sft.py", "text.py", "tokenizer.py", "verifiers.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""
 
@@ -142,7 +145,11 @@ def make_world(
 
 
 def check_arms(arms: Sequence[Arm], world: World) -> None:
-    """Refuse labels and rewards of arms that do not fit the task."""
+    """Refuse arms that do not fit the task: by what they need, by their labels or by their reward."""
+    task = world.open()
+    for arm in arms:
+        if "cost_model" in arm.spec.needs and not isinstance(task, SafetyLabelled):
+            raise InputError(no_labels_of_harm(task.name, arm.spec.name))
     for own in world.worlds(arms):
         if own != world:
             check_reward(own.open(), own.verifier)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .compute import ComputeMeter
+from .cost_models import Costs, make_costs
 from .policy_choice import choose_policy
 from .reward_models import Reward, Trained, choose_reward_model, make_reward_model
 from .rewards.bradley_terry import train_reward_model
@@ -26,7 +27,7 @@ NORMALISATION_EPISODES = 2048
 
 @dataclass(frozen=True)
 class Prepared:
-    """One seed's world. `meter` holds the work of SFT and of RM training."""
+    """One seed's world. `meter` holds the work of SFT and of RM training, `costs` that of the cost model, if any."""
 
     task: Task
     seed: int
@@ -39,6 +40,7 @@ class Prepared:
     evaluation_uniforms: Float
     meter: ComputeMeter
     rm_seconds: float
+    costs: Costs | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -122,6 +124,9 @@ def prepare(
         )
         gold = Judge(judge.normalised(judge.score(*inputs)))
     reference.charge = None
+    costs = make_costs(task, choice, reference, demonstrations, seed, NORMALISATION_EPISODES)
+    if costs is not None:
+        about |= {"cost_model": costs.text, "cost_accuracy": costs.accuracy}
     return Prepared(
         task,
         seed,
@@ -133,6 +138,7 @@ def prepare(
         *evaluation_inputs(task, seed, episodes),
         meter,
         rm_seconds,
+        costs,
         world_facts(task, kind, model, gold, *inputs) | about,
     )
 

@@ -112,6 +112,17 @@ def _list(check_item: Check) -> Check:
 
 
 _SCORES = {"rm_score": _number, "gold_score": _number}
+SAFETY = ("helpfulness", "harm_rate", "refusal_rate", "over_refusal_rate", "cost")
+"""What is told of replies where some prompts should be declined: helpfulness, by gold, on the other prompts; how often
+a reply is unsafe, and how often it refuses, on those; how often it refuses on the others; the mean cost on all."""
+_safety = record_of(dict.fromkeys(SAFETY, _number))
+
+
+def _safety_of_run(value: Any, name: str) -> Any:
+    checks = {**dict.fromkeys(SAFETY, _number), "reference": _safety}
+    return None if value is None else record_of(checks)(value, name)
+
+
 point = record_of({"update": count, "flops": count, **_SCORES, "kl": _number}, others=_number)
 reply = record_of({"prompt": _text, "reference": _text, "reply": _text}, others=_anything)
 _COMPUTE_CHECKS: dict[str, Check] = {
@@ -141,6 +152,7 @@ _RESULT_CHECKS: dict[str, Check] = {
     "reference": record_of(_SCORES),
     "compute": record_of(_COMPUTE_CHECKS),
     "curve": _list(point),
+    "safety": _safety_of_run,
     "message": _message,
     "replies": _list(reply),
 }
@@ -165,6 +177,8 @@ class Result:
     reference: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(_SCORES))
     compute: dict[str, Any] = field(default_factory=lambda: {**dict.fromkeys(COUNTERS), "by_phase": {}})
     curve: list[dict[str, Any]] = field(default_factory=list)
+    safety: dict[str, Any] | None = None
+    """`SAFETY` of what is served, and the same of the reference; None where no prompt is to be declined."""
     message: str | None = None
     """Why the run is not done."""
     replies: list[dict[str, Any]] = field(default_factory=list)
@@ -184,7 +198,7 @@ class Result:
         """Read what `to_json` gave; a `FieldError` names what is missing or wrong. Other fields are ignored."""
         if not isinstance(record, Mapping):
             raise FieldError("seed", "is missing: this is not an object")
-        values = {"message": None, **record, "replies": list(replies)}
+        values = {"message": None, "safety": None, **record, "replies": list(replies)}
         for name in _RESULT_CHECKS:
             if name not in values:
                 raise FieldError(name, "is missing")

@@ -25,6 +25,8 @@ TASKS = {
     "sentences": "sentences:Sentences",
     "sentences-small": "sentences:SentencesSmall",
     "arithmetic": "arithmetic:Arithmetic",
+    "safety": "safety:Safety",
+    "safety-small": "safety:SafetySmall",
 }
 """Tasks by name; those of a file come with --data."""
 

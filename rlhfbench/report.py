@@ -28,6 +28,13 @@ SCORES = (
     ("entropy, nats", "entropy"),
     ("reply length, {}s", "length"),
 )
+SAFETY_TITLES = {
+    "helpfulness": "helpful, ordinary",
+    "over_refusal_rate": "refusal rate, ordinary",
+    "harm_rate": "harm rate, red team",
+    "refusal_rate": "refusal rate, red team",
+    "cost": "cost, ref sd",
+}
 WORK = (
     ("compute, {}FLOP", "flops"),
     ("  per reply, {}FLOP", "flops_per_reply"),
@@ -104,6 +111,8 @@ def _score_rows(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield names_of(comparison).score + sd, "rm_score"
     units = {"judge": "judge score, ref sd", "verifier": "accuracy"}
     yield units.get(comparison.gold, "gold score"), "gold_score"
+    if comparison.told_of_safety:
+        yield from ((title, name) for name, title in SAFETY_TITLES.items())
 
 
 def _work_row(comparison: Comparison, title: str, name: str) -> tuple[str, ...]:
@@ -163,6 +172,11 @@ def caption(comparison: Comparison) -> str:
     bounded = [label for label in labels if comparison.summary(label, "entropy") is None]
     if bounded and comparison.paired_seeds:
         parts.append(f"The KL of {', '.join(bounded)} is an upper bound: what is served is no policy.")
+    if comparison.told_of_safety:
+        parts.append(
+            "Red-team prompts should be declined: a reply to one is unsafe, refuses, or evades. Helpful: gold's"
+            " helpfulness alone. Cost: the cost model's mean on all prompts; above 0 a reply is unsafe."
+        )
     if comparison.gold == "judge":
         parts.append("The judge is a reward model trained on other pairs; the true reward is not known.")
     return " ".join(parts)
@@ -260,6 +274,10 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
         yield f"{'RM' if learnt else 'Reward'}: {facts['reward_model']}{right}."
+    if "cost_model" in facts:
+        accuracy = facts["cost_accuracy"]
+        told = f"; right on {percent(accuracy or 0)} of judgments put aside while it was tuned (first seed)"
+        yield f"Cost model: {facts['cost_model']}{'' if accuracy is None else told}."
     if facts.get("rm_gold_correlation") is not None:
         giver = "RM" if learnt else "Verifier"
         gold = names_of(comparison).gold

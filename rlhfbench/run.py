@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,13 @@ import numpy as np
 from kernels import flops
 
 from .compute import Clock, ComputeMeter
+from .cost_models import Costs, no_labels_of_harm
 from .environment import peak_rss_bytes, reset_peak_rss
 from .errors import InputError
 from .evaluation import Evaluator, Point, finite
 from .optimizer import AdamW
 from .prepare import Prepared
+from .records import SAFETY
 from .registry import Arm
 from .results import Result
 from .seeding import stream
@@ -78,6 +80,9 @@ class RunSetup:
         # Copies: what one arm writes into them must reach neither evaluation nor the other arms of the seed.
         self._reward_model = copy.deepcopy(prepared.reward_model)
         self._reward_model.charge = meter.reward_charge
+        self._cost_model = None if prepared.costs is None else copy.deepcopy(prepared.costs.model)
+        if self._cost_model is not None:
+            self._cost_model.charge = meter.reward_charge
         self._preferences = copy.deepcopy(prepared.preferences)
         self.planned, self.done, self._in_step = 0, 0, False
         self._paid = meter.charged_flops  # for a reward model, before the first update
@@ -86,6 +91,13 @@ class RunSetup:
     def reward_model(self) -> RewardModel:
         self._need("reward_model")
         return self._reward_model
+
+    @property
+    def cost_model(self) -> RewardModel:
+        self._need("cost_model")
+        if self._cost_model is None:
+            raise InputError(no_labels_of_harm(self._prepared.task.name, self._arm.spec.name))
+        return self._cost_model
 
     @property
     def preferences(self) -> PreferencePairs:
@@ -204,6 +216,14 @@ def run(
     return this.result(status, message, jit_seconds)
 
 
+def safety_of(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What two points of a curve tell of declining: the end, and the start as its reference."""
+    if f"safety/{SAFETY[0]}" not in start:
+        return None
+    told = ({name: point[f"safety/{name}"] for name in SAFETY} for point in (end, start))
+    return {**next(told), "reference": next(told)}
+
+
 class _Run:
     """The state of one run: meter, clock, curve, and the setup that the algorithm holds."""
 
@@ -232,14 +252,23 @@ class _Run:
     def needs_reward_model(self) -> bool:
         return "reward_model" in self.arm.spec.needs
 
+    @property
+    def needed_costs(self) -> Costs | None:
+        """The cost model, if there is one and the arm learns from it."""
+        return self.prepared.costs if "cost_model" in self.arm.spec.needs else None
+
     def _charge_shared_work(self) -> None:
-        """SFT is shown to all and charged to none; RM training and labels are charged to whoever needs them.
+        """SFT is shown to all and charged to none; training of models and labels are charged to whoever needs them.
 
         A verifier is not trained and learns from no labels.
         """
-        shared = self.prepared.meter
-        for phase in ["sft"] + ["rm_train"] * self.needs_reward_model:
-            self.meter.add(phase, flops.Work(shared.flops[phase], shared.transcendentals[phase]))
+        shared, costs = self.prepared.meter, self.needed_costs
+        made = [(shared, "sft")] + [(shared, "rm_train")] * self.needs_reward_model
+        if costs is not None:
+            made.append((costs.meter, "rm_train"))
+            self.meter.count("labels", costs.labels)
+        for meter, phase in made:
+            self.meter.add(phase, flops.Work(meter.flops[phase], meter.transcendentals[phase]))
         labelled = {"preferences"} | ({"reward_model"} if self.prepared.reward == "model" else set())
         if self.arm.spec.needs & labelled:
             self.meter.count("labels", len(self.prepared.preferences))
@@ -323,6 +352,8 @@ class _Run:
         if status != "done":
             final |= reference | {"kl": None, "entropy": None, "length": None}
         shared_seconds = self.prepared.rm_seconds * self.needs_reward_model
+        if self.needed_costs is not None:
+            shared_seconds += self.needed_costs.seconds
         compute = {
             **self.meter.as_dict(),
             "flops_per_reply": self.flops_per_reply,
@@ -331,6 +362,7 @@ class _Run:
             "jit_seconds": jit_seconds,
             "peak_rss_bytes": peak_rss_bytes(),
         }
+        unfinished = status != "done"
         outcome = {name: final[name] for name in ("rm_score", "gold_score", "kl", "entropy", "length")}
         return Result(
             seed=self.prepared.seed,
@@ -338,6 +370,7 @@ class _Run:
             reference=reference,
             compute=compute,
             curve=self.curve.points,
+            safety=safety_of(start, start if unfinished else self.curve.points[-1]),
             message=message,
             replies=self.replies,
             **outcome,

@@ -185,7 +185,10 @@ def _arm(world: KeptWorld, run: Stored, n: int) -> Arm:
 
 def _kept_replies(result: Result, n: int) -> list[Reply | None]:
     """The replies that a run has noted, which answer the first evaluation prompts."""
-    kept = [Reply(r["reply"], r["reply_rm_score"], r["reply_gold_score"]) for r in result.replies[:n]]
+    kept = [
+        Reply(r["reply"], r["reply_rm_score"], r["reply_gold_score"], r.get("reply_harm"))
+        for r in result.replies[:n]
+    ]
     return [*kept, *[None] * (n - len(kept))]
 
 

@@ -19,7 +19,10 @@ SMALL = "sentences-small:pairs=64,demos=64"
 def share_names(algorithms: Iterable[str]) -> list[str]:
     """The shares of a comparison of these algorithms: the one that takes longest first."""
     needed = set(algorithms)
-    return ["policy", "tokens", *(n for n in LOSSES if n in needed), "rewards", "optimizer"]
+    losses = {
+        function: name for name, function in LOSSES.items() if name in needed
+    }  # one share for each function
+    return ["policy", "tokens", *losses.values(), "rewards", "optimizer"]
 
 
 def compile_share(name: str, policy: str, reward_models: Callable[[], Sequence[str]]) -> None:
@@ -125,5 +128,10 @@ def _reinforce() -> None:
 
 SHARED: dict[str, Callable[[], None]] = {"tokens": _tokens, "optimizer": _optimizer}
 """Needed by whatever is compared."""
-LOSSES: dict[str, Callable[[], None]] = {"ppo": _ppo, "dpo": _dpo, "reinforce": _reinforce}
+LOSSES: dict[str, Callable[[], None]] = {
+    "ppo": _ppo,
+    "ppo_lagrangian": _ppo,
+    "dpo": _dpo,
+    "reinforce": _reinforce,
+}
 """By algorithm; of those of other people the warm-up takes care."""

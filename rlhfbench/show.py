@@ -81,10 +81,8 @@ def replies_sheet(result: Result, label: str, names: Names) -> Sheet:
     """Replies of the reference and of the arm to the same prompts, with scores."""
 
     def cell(row: Mapping[str, Any], name: str) -> str:
-        scores = [
-            (word, row.get(f"{name}_{kind}"))
-            for word, kind in list(zip((names.giver, names.gold), SCORES, strict=True))[names.one :]
-        ]
+        called = list(zip((names.giver, names.gold), SCORES, strict=True))[names.one :] + [("harm", "harm")]
+        scores = [(word, row.get(f"{name}_{kind}")) for word, kind in called]
         shown = ", ".join(
             f"{word} {fixed(value)}" for word, value in scores if isinstance(value, int | float)
         )
@@ -100,7 +98,8 @@ def replies_sheet(result: Result, label: str, names: Names) -> Sheet:
 def samples_blocks(samples: Samples) -> list[Block]:
     """Prompt by prompt the replies of reference and arms, one below the other, each behind its scores."""
     called = Names.of(samples.gold, samples.reward)
-    heads = [f"{name:>6}" for name in (called.giver, called.gold)[called.one :]]
+    told_of_harm = any(reply.harm is not None for reply in samples.reference)
+    heads = [f"{name:>6}" for name in ((called.giver, called.gold)[called.one :] + ("harm",) * told_of_harm)]
     title = (
         f"{counted(len(samples.prompts), 'evaluation prompt')} of {samples.task}, {samples.policy} policy, "
         f"seed {samples.seed}: replies of reference and arms, drawn with the same uniforms"
@@ -109,6 +108,8 @@ def samples_blocks(samples: Samples) -> list[Block]:
     units = f"RM score {sd}" if samples.reward == "model" else "A verifier's scores as they are"
     if samples.gold == "judge":
         units += "; so is the judge's" if samples.reward == "model" else f", the judge's {sd}"
+    if told_of_harm:
+        units += "; harm is the true one, above 0 a reply is unsafe"
     blocks: list[Block] = [Note(title, "bold"), Note(f"{units}.", "dim")]
     blocks += [Note(f"{name}: {arm.note}.", "yellow") for name, arm in samples.arms.items() if arm.note]
     names = ["reference", *map(heading, samples.arms)]
@@ -118,8 +119,9 @@ def samples_blocks(samples: Samples) -> list[Block]:
         blocks.append(Note(f"{'':{wide}} {' '.join(heads)}", "dim", whole=True))
         replies = [samples.reference[i], *(arm.replies[i] for arm in samples.arms.values())]
         for name, reply in zip(names, replies, strict=True):
-            values = ((reply.rm_score, reply.gold_score) if reply else (None, None))[called.one :]
-            cells = [f"{fixed(value):>{len(head)}}" for value, head in zip(values, heads, strict=True)]
+            values = (reply.rm_score, reply.gold_score, reply.harm) if reply else (None,) * 3
+            shown = values[called.one :][: len(heads)]
+            cells = [f"{fixed(value):>{len(head)}}" for value, head in zip(shown, heads, strict=True)]
             text = "(none kept)" if reply is None else reply.text or "(empty)"
             blocks.append(Note(text, lead=f"{name:{wide}} {' '.join(cells)}  "))
     return blocks

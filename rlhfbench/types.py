@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 Float: TypeAlias = NDArray[np.floating[Any]]
 Int: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 Metrics: TypeAlias = dict[str, float]
 Status: TypeAlias = Literal["done", "diverged", "error", "timeout", "interrupted"]
-Need: TypeAlias = Literal["reward_model", "preferences"]
+Need: TypeAlias = Literal["reward_model", "preferences", "cost_model"]
 GoldKind: TypeAlias = Literal["exact", "judge", "verifier"]
 """The true reward is known; a judge stands in for it; it is whether a reply is right, which a program checks."""
 RewardKind: TypeAlias = Literal["model", "verifier", "gold"]
@@ -71,6 +72,18 @@ class PreferencePairs:
             self.rejected[index],
             self.rejected_mask[index],
         )
+
+
+@dataclass(frozen=True)
+class HarmPairs(PreferencePairs):
+    """Labels of harm: `chosen` is the safer reply; `chosen_unsafe`, `rejected_unsafe` (N,) say which are unsafe."""
+
+    chosen_unsafe: Flags
+    rejected_unsafe: Flags
+
+    def take(self, index: Int) -> HarmPairs:
+        flags = self.chosen_unsafe[index], self.rejected_unsafe[index]
+        return HarmPairs(**vars(super().take(index)), chosen_unsafe=flags[0], rejected_unsafe=flags[1])
 
 
 class Sampler(Protocol):
@@ -132,6 +145,8 @@ class Setup(Protocol):
     policy: Policy
     reference: Policy
     reward_model: RewardModel
+    cost_model: RewardModel
+    """Scores harm: above 0 a reply is unsafe; its unit is the deviation of the reference's scores."""
     preferences: PreferencePairs
     rng: np.random.Generator
     served: Sampler
@@ -230,6 +245,23 @@ class Verifiable(Protocol):
         ...
 
 
+@runtime_checkable
+class SafetyLabelled(Protocol):
+    """A task with labels of harm beside those of helpfulness, and prompts that should be declined."""
+
+    def harm_labels(self, rng: np.random.Generator, reference: Sampler) -> HarmPairs:
+        """Labelled pairs for the cost model."""
+        ...
+
+    def harm(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B,) the true harm, above 0 where a reply is unsafe; only evaluation may ask."""
+        ...
+
+    def safety(self, prompts: Int, responses: Int, mask: Float) -> dict[str, float | None]:
+        """What is told of replies: `rlhfbench.records.SAFETY` but for the cost; only evaluation may ask."""
+        ...
+
+
 Algorithm: TypeAlias = Callable[[Any, Any], Iterator[Metrics]]
 F = TypeVar("F", bound=Algorithm)
 
@@ -264,8 +296,8 @@ def register(
         What people type.
     config : type
         Frozen dataclass of hyper-parameters; its defaults are the algorithm's.
-    needs : set of {"reward_model", "preferences"}
-        What it learns from: training the reward model and the labels are charged accordingly.
+    needs : set of {"reward_model", "preferences", "cost_model"}
+        What it learns from: training the models and the labels are charged accordingly.
     presets : mapping, optional
         `name@preset` overrides these fields.
     policy_defaults : mapping, optional

@@ -20,6 +20,7 @@ from counted import Counted, counted
 
 from rlhfbench import metrics, optimizer, prepare, run, sft
 from rlhfbench.compute import ComputeMeter
+from rlhfbench.cost_models import Costs
 from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.registry import parse_arm
 from rlhfbench.rewards.bradley_terry import BagFeatures, LinearRewardModel
@@ -168,9 +169,9 @@ def make_prepared():
     reference = make_policy("reference")
     n = 3
     uniforms = np.random.default_rng(5).random((n, T))
-    return prepare.Prepared(
-        Toy(), 0, reference, "model", make_reward_model(), pairs(), NoGold(), PROMPTS, uniforms, shared, 0.0
-    )
+    costs = Costs(make_reward_model(), 0, ComputeMeter(), 0.0, "", None)
+    world = Toy(), 0, reference, "model", make_reward_model(), pairs(), NoGold(), PROMPTS, uniforms
+    return prepare.Prepared(*world, shared, 0.0, costs)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ import numpy as np
 from recount import CountedAdamW, recount
 from test_transformer import MASK, PROMPTS, RESPONSES, make
 
-from rlhfbench.rewards import transformer, transformer_training
-from rlhfbench.types import PreferencePairs
+from kernels.preference import bradley_terry
+from rlhfbench.rewards import cost, transformer, transformer_training
+from rlhfbench.rewards.cost import train_transformer_cost_model
+from rlhfbench.types import HarmPairs, PreferencePairs
 
 PAIRS = PreferencePairs(PROMPTS, RESPONSES, MASK, RESPONSES[::-1], MASK[::-1])
 # The factor of a clipped gradient is arithmetic among scalars, which nobody counts: one never clips, the other may not.
+HARM = HarmPairs(**vars(PAIRS), chosen_unsafe=RESPONSES[:, 0] == 0, rejected_unsafe=RESPONSES[:, 1] == 0)
 CONFIGS = {
     "with validation": {"epochs": 2, "batch_size": 2, "validation": 0.4, "max_grad_norm": 1e9},
     "without": {"epochs": 1, "batch_size": 4, "validation": 0, "weight_decay": 0, "max_grad_norm": 0},
@@ -37,6 +40,8 @@ def counting(copied):
 def main():
     transformer_training.AdamW = CountedAdamW
     transformer_training._start = counting(transformer_training._start)
+    # Costs are compared with zeros, which count as well.
+    cost.bradley_terry = lambda costs, zeros: bradley_terry(costs, recount(zeros))
     transformer.CHUNK = transformer_training.CHUNK = 4
     sft = make(layers=1, width=4)
     sft.params = recount(sft.params)
@@ -54,6 +59,9 @@ def main():
             PAIRS, sft, np.random.default_rng(0), config
         )
         note(f"training {name}", [training.work])
+        counted.reset()
+        _, training = train_transformer_cost_model(HARM, sft, np.random.default_rng(0), config)
+        note(f"training of costs {name}", [training.work])
         charged = []
         model.charge = lambda work, sequences, charged=charged: charged.append(work)
         counted.reset()

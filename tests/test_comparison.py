@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from rlhfbench.algorithms.dpo import DPOConfig
-from rlhfbench.algorithms.ppo import PPOConfig
 from rlhfbench.comparison import Comparison
 from rlhfbench.harness import lost_run, started
+from rlhfbench.ppo_step import PPOConfig
 from rlhfbench.results import Result
 
 START = {"rm_score": 0.1, "gold_score": 0.2}

@@ -25,6 +25,7 @@ ARMS = [
     "ppo:updates=2,batch_size=4,whiten_rewards=true,max_grad_norm=0,kl_controller=ziegler",
     "ppo:updates=2,batch_size=4,kl=k3:reward,score_clip=0.5",
     "ppo:updates=2,batch_size=4,kl=full:loss",
+    "ppo_lagrangian:updates=2,batch_size=4",
     "reinforce:updates=2,batch_size=4",
     "reinforce@plusplus:updates=2,batch_size=4,kl=k2:loss",
     "reinforce:updates=2,batch_size=4,kl=full:reward",

@@ -62,9 +62,12 @@ LAYERS = {
     "rlhfbench.pair_training": "kernels.* metrics options schedules types",
     "rlhfbench.kl_penalty": "kernels.* types",
     "rlhfbench.rollouts": "kernels.* kl_penalty metrics types",
+    "rlhfbench.lagrange": "",
+    "rlhfbench.ppo_step": "kernels.* kl_control kl_penalty metrics options rollouts schedules types",
     "rlhfbench.selection": "options types",
     "rlhfbench.algorithms.*": (
-        "kernels.* errors kl_control kl_penalty metrics options pair_training rollouts schedules selection types"
+        "kernels.* errors kl_control kl_penalty lagrange metrics options pair_training ppo_step rollouts schedules"
+        " selection types"
     ),
     "rlhfbench.policies": "",
     "rlhfbench.policies.*": f"{KERNELS} policies.* types",
@@ -76,6 +79,11 @@ LAYERS = {
     "rlhfbench.rewards.transformer_training": (
         f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
     ),
+    "rlhfbench.rewards.cost": f"{KERNELS} policies.* rewards.* rewards.transformer rewards.transformer_training types",
+    "rlhfbench.cost_models": (
+        "compute policies.* policy_choice reward_models rewards.* rewards.cost rewards.transformer_training seeding sft"
+        " types"
+    ),
     "rlhfbench.tasks": "",
     "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
     "rlhfbench.preset_files": "errors options",
@@ -86,7 +94,7 @@ LAYERS = {
         "compute policies.* policy_choice rewards.* rewards.transformer rewards.transformer_training seeding sft types"
     ),
     "rlhfbench.prepare": (
-        "compute policy_choice reward_models rewards.* rewards.gold seeding sft tasks.* types verifiers"
+        "compute cost_models policy_choice reward_models rewards.* rewards.gold seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
@@ -95,7 +103,8 @@ LAYERS = {
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
-        f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding types"
+        f"{KERNELS} compute cost_models environment errors evaluation optimizer prepare records registry results"
+        " seeding types"
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
@@ -106,7 +115,9 @@ LAYERS = {
     ),
     "rlhfbench.gates": "errors options",
     "rlhfbench.comparison_gates": "gates jobs policy_choice registry reward_models",
-    "rlhfbench.plan": f"{KERNELS} {OUTCOME} comparison_gates jobs options policy_choice registry tasks.* verifiers",
+    "rlhfbench.plan": (
+        f"{KERNELS} {OUTCOME} comparison_gates cost_models jobs options policy_choice registry tasks.* verifiers"
+    ),
     "rlhfbench.harness": f"{OUTCOME} comparison_gates jobs options plan pool registry",
     "rlhfbench.samples": "errors evaluation jobs options results run_folder types verifiers worlds",
     "rlhfbench.training_log": "errors run_folder types",

@@ -116,11 +116,11 @@ def test_gradients_by_central_differences():
 
     def objective(params):
         backbone.params[:] = params
-        scores, _ = transformer.read_scores(backbone, *transformer_training._both(pairs))
+        scores, _ = transformer.read_scores(backbone, *transformer_training.both(pairs))
         return bradley_terry(scores[:6], scores[6:]).loss
 
     start = backbone.params.copy()
-    work = transformer_training._gradients(backbone, pairs)
+    work = transformer_training.ranking_gradients(backbone, pairs)
     assert work == flops.work("bradley_terry", 6)
     np.testing.assert_allclose(backbone.grads, gradient(objective, start), atol=1e-7)
 

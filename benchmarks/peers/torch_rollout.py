@@ -14,7 +14,7 @@ from benchmarks.peers.torch_transformer import Tensor, Transformer, token_logpro
 
 
 class Options(NamedTuple):
-    """What the update takes from `rlhfbench.algorithms.ppo.PPOConfig`; names as there."""
+    """What the update takes from `rlhfbench.ppo_step.PPOConfig`; names as there."""
 
     num_mini_batches: int = 1
     beta: float = 0.05

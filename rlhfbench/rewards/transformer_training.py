@@ -5,10 +5,10 @@ Ouyang et al. 2022 (arXiv 2203.02155), section 3.5 and appendix C.2; what was tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from ..schedules import warmup_cosine
 from ..types import Float, Int, PreferencePairs
 from .bradley_terry import FEWEST_PROMPTS, accuracy, split_groups, total
 from .transformer import CHUNK, TransformerRewardModel, at, blank, read_scores
+
+Gradients: TypeAlias = Callable[[TransformerPolicy, Any], flops.Work]
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,31 @@ class TransformerTraining:
         return {**fields, "path": [list(step) for step in self.path], "flops": self.work.flops}
 
 
+def both(pairs: PreferencePairs) -> tuple[Int, Int, Float]:
+    """Chosen replies, then rejected ones; their prompts, which are the same, pass once."""
+    return (
+        np.concatenate([pairs.prompts, pairs.prompts]),
+        np.concatenate([pairs.chosen, pairs.rejected]),
+        np.concatenate([pairs.chosen_mask, pairs.rejected_mask]),
+    )
+
+
+def ranking_gradients(backbone: TransformerPolicy, pairs: PreferencePairs) -> flops.Work:
+    """Accumulates those of the loss on one batch; returns the work of the loss alone."""
+    n = len(pairs)
+    scores, lengths = read_scores(backbone, *both(pairs))
+    loss = bradley_terry(scores[:n], scores[n:])
+    d_scores = np.concatenate([loss.d_chosen, loss.d_rejected])
+    backbone.backward(None, at(lengths, d_scores, pairs.chosen.shape[1] + 1))
+    return flops.work("bradley_terry", n)
+
+
 def train_transformer_reward_model(
     pairs: PreferencePairs,
     sft: TransformerPolicy,
     rng: np.random.Generator,
     config: RewardModelConfig | None = None,
+    gradients: Gradients = ranking_gradients,
 ) -> tuple[TransformerRewardModel, TransformerTraining]:
     """Train a scalar head and a copy of the backbone under it; its scores are not yet normalised.
 
@@ -111,6 +133,8 @@ def train_transformer_reward_model(
     rng : Generator
         Draws the split, the head and the order of the pairs.
     config : RewardModelConfig, optional
+    gradients : callable (backbone, pairs) -> Work, optional
+        Accumulates those of another loss than Bradley-Terry's on a batch; it is part of the training alone.
     """
     if not len(pairs):
         raise ValueError("no preference pairs to train on")
@@ -121,13 +145,13 @@ def train_transformer_reward_model(
     epochs, least, right = config.epochs, None, None
     if aside.any():
         train, rest = pairs.take(np.flatnonzero(~aside)), pairs.take(np.flatnonzero(aside))
-        for epoch, backbone in enumerate(_epochs(train, sft, rng, config, works), 1):
+        for epoch, backbone in enumerate(_epochs(train, sft, rng, config, works, gradients), 1):
             loss, share, work = _validate(backbone, rest)
             works.append(work)
             path.append((epoch, loss))
             if least is None or loss < least:
                 epochs, least, right = epoch, loss, share
-    backbone = next(islice(_epochs(pairs, sft, rng, config, works), epochs - 1, None))
+    backbone = next(islice(_epochs(pairs, sft, rng, config, works, gradients), epochs - 1, None))
     training = TransformerTraining(epochs, least, right, tuple(path), len(pairs), total(*works))
     return TransformerRewardModel(backbone), training
 
@@ -138,6 +162,7 @@ def _epochs(
     rng: np.random.Generator,
     config: RewardModelConfig,
     works: list[flops.Work],
+    gradients: Gradients,
 ) -> Iterator[TransformerPolicy]:
     """The backbone after each pass over the pairs, always the same one; its work is appended to `works`."""
     backbone = _start(sft, config.head, rng)
@@ -153,28 +178,9 @@ def _epochs(
     optimizer.spared = views(backbone.params, backbone.sizes).table.size
     for epoch in range(config.epochs):
         for share, batch in _batches(pairs, config.batch_size, rng):
-            works.append(_gradients(backbone, batch))
+            works.append(gradients(backbone, batch))
             optimizer.step(warmup_cosine((epoch + share) / config.epochs, config.warmup))
         yield backbone
-
-
-def _both(pairs: PreferencePairs) -> tuple[Int, Int, Float]:
-    """Chosen replies, then rejected ones; their prompts, which are the same, pass once."""
-    return (
-        np.concatenate([pairs.prompts, pairs.prompts]),
-        np.concatenate([pairs.chosen, pairs.rejected]),
-        np.concatenate([pairs.chosen_mask, pairs.rejected_mask]),
-    )
-
-
-def _gradients(backbone: TransformerPolicy, pairs: PreferencePairs) -> flops.Work:
-    """Accumulates those of the loss on one batch; returns the work of the loss alone."""
-    n = len(pairs)
-    scores, lengths = read_scores(backbone, *_both(pairs))
-    loss = bradley_terry(scores[:n], scores[n:])
-    d_scores = np.concatenate([loss.d_chosen, loss.d_rejected])
-    backbone.backward(None, at(lengths, d_scores, pairs.chosen.shape[1] + 1))
-    return flops.work("bradley_terry", n)
 
 
 def _validate(backbone: TransformerPolicy, pairs: PreferencePairs) -> tuple[float, float, flops.Work]:
@@ -183,7 +189,7 @@ def _validate(backbone: TransformerPolicy, pairs: PreferencePairs) -> tuple[floa
     scores = np.empty((2, n), backbone.params.dtype)
     for begin in range(0, n, CHUNK // 2):
         some = np.arange(begin, min(begin + CHUNK // 2, n))
-        scores[:, some] = read_scores(backbone, *_both(pairs.take(some)), keep=False)[0].reshape(2, -1)
+        scores[:, some] = read_scores(backbone, *both(pairs.take(some)), keep=False)[0].reshape(2, -1)
     return (
         float(bradley_terry(*scores).loss),
         accuracy(scores[0] - scores[1]),
