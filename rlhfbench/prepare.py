@@ -17,6 +17,7 @@ from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
+from .tasks.labels import cost_of_a_label, label_facts
 from .tasks.reward_choice import reward_kind
 from .types import Demonstrations, Float, Int, Policy, PreferencePairs, RewardKind, Task
 from .verifiers import UserVerifier
@@ -40,6 +41,8 @@ class Prepared:
     meter: ComputeMeter
     rm_seconds: float
     facts: dict[str, Any] = field(default_factory=dict)
+    label_cost: float = 1.0
+    """Of the label of one pair."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def prepare(
         )
         gold = Judge(judge.normalised(judge.score(*inputs)))
     reference.charge = None
+    labelled = {"labels": label_facts(task, len(preferences))}
     return Prepared(
         task,
         seed,
@@ -133,7 +137,8 @@ def prepare(
         *evaluation_inputs(task, seed, episodes),
         meter,
         rm_seconds,
-        world_facts(task, kind, model, gold, *inputs) | about,
+        world_facts(task, kind, model, gold, *inputs) | about | labelled,
+        cost_of_a_label(task),
     )
 
 

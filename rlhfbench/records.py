@@ -123,6 +123,7 @@ _COMPUTE_CHECKS: dict[str, Check] = {
     "tokens_trained": _whole,
     "rm_calls": _whole,
     "labels": _whole,
+    "label_cost": _number,
     "optimizer_steps": _whole,
     "cpu_seconds": _number,
     "wall_seconds": _number,
@@ -185,6 +186,9 @@ class Result:
         if not isinstance(record, Mapping):
             raise FieldError("seed", "is missing: this is not an object")
         values = {"message": None, **record, "replies": list(replies)}
+        compute = values.get("compute")
+        if isinstance(compute, dict) and "labels" in compute:  # earlier versions had people's labels alone
+            values["compute"] = {"label_cost": compute["labels"], **compute}
         for name in _RESULT_CHECKS:
             if name not in values:
                 raise FieldError(name, "is missing")

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 Float: TypeAlias = NDArray[np.floating[Any]]
 Int: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 Metrics: TypeAlias = dict[str, float]
 Status: TypeAlias = Literal["done", "diverged", "error", "timeout", "interrupted"]
-Need: TypeAlias = Literal["reward_model", "preferences"]
+Need: TypeAlias = Literal["reward_model", "preferences", "labeller"]
 GoldKind: TypeAlias = Literal["exact", "judge", "verifier"]
 """The true reward is known; a judge stands in for it; it is whether a reply is right, which a program checks."""
 RewardKind: TypeAlias = Literal["model", "verifier", "gold"]
@@ -73,6 +74,15 @@ class PreferencePairs:
         )
 
 
+@dataclass(frozen=True)
+class Revision:
+    """Replies after a round of critique: `responses` (B, T), `mask` (B, T); rules `violated` (B,) before it."""
+
+    responses: Int
+    mask: Float
+    violated: Int
+
+
 class Sampler(Protocol):
     """Anything that answers prompts: a policy, or what an algorithm puts into `Setup.served`."""
 
@@ -120,6 +130,22 @@ class RewardModel(Protocol):
         ...
 
 
+class Labeller(Protocol):
+    """An AI labeller that goes by a constitution; what it is asked of one reply is a call, and has its price."""
+
+    def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B,) what the constitution gives each reply; one call each."""
+        ...
+
+    def violations(self, prompts: Int, responses: Int, mask: Float) -> Int:
+        """(B,) how many rules each reply violates; one call each."""
+        ...
+
+    def revise(self, prompts: Int, responses: Int, mask: Float) -> Revision:
+        """One round: a critique of each reply, one call, and one more to revise those that violate a rule."""
+        ...
+
+
 class Optimizer(Protocol):
     def step(self, scale: float = 1.0) -> None:
         """One update with the learning rate times `scale`, from the accumulated gradients, which it then clears."""
@@ -133,6 +159,7 @@ class Setup(Protocol):
     reference: Policy
     reward_model: RewardModel
     preferences: PreferencePairs
+    labeller: Labeller
     rng: np.random.Generator
     served: Sampler
 
@@ -230,6 +257,15 @@ class Verifiable(Protocol):
         ...
 
 
+@runtime_checkable
+class Constitutional(Protocol):
+    """A task with a constitution."""
+
+    def labeller(self, charge: Callable[[int, float], None] | None = None) -> Labeller:
+        """Who judges and revises replies to its prompts; `charge` is told of calls, and what one costs."""
+        ...
+
+
 Algorithm: TypeAlias = Callable[[Any, Any], Iterator[Metrics]]
 F = TypeVar("F", bound=Algorithm)
 
@@ -264,8 +300,8 @@ def register(
         What people type.
     config : type
         Frozen dataclass of hyper-parameters; its defaults are the algorithm's.
-    needs : set of {"reward_model", "preferences"}
-        What it learns from: training the reward model and the labels are charged accordingly.
+    needs : set of {"reward_model", "preferences", "labeller"}
+        What it learns from: training the reward model, the labels and calls of the labeller are charged accordingly.
     presets : mapping, optional
         `name@preset` overrides these fields.
     policy_defaults : mapping, optional

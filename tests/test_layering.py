@@ -55,6 +55,10 @@ LAYERS = {
     "rlhfbench.data": "errors json_lines",
     "rlhfbench.problems": "data errors json_lines",
     "rlhfbench.tokenizer": "errors text",
+    "rlhfbench.constitution": "text",
+    "rlhfbench.constitution_file": "constitution errors json_lines options text",
+    "rlhfbench.revision": "constitution",
+    "rlhfbench.labeller": "constitution revision text types",
     "rlhfbench.compute": "kernels.flops",
     "rlhfbench.optimizer": f"{KERNELS} types",
     "rlhfbench.algorithms": "",
@@ -77,7 +81,9 @@ LAYERS = {
         f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
     ),
     "rlhfbench.tasks": "",
-    "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
+    "rlhfbench.tasks.*": (
+        "constitution constitution_file data errors labeller options problems seeding tasks.* text tokenizer types"
+    ),
     "rlhfbench.registry": "errors options types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
