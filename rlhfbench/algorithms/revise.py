@@ -1,13 +1,15 @@
 """Critique and revision: the policy answers, its answers are mended by a constitution, it learns what came of that.
 
-The supervised phase of constitutional AI, Bai et al. 2022 (arXiv:2212.08073), section 3: their language model criticises
-and revises its own replies, here the labeller does, by the rules of the task's constitution.
+The supervised phase of constitutional AI, Bai et al. 2022 (arXiv:2212.08073), section 3: their language model
+criticises and revises its own replies; here the labeller does, by the rules of the task's constitution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from ..options import require
 from ..rollouts import imitate
@@ -65,14 +67,14 @@ def revise(setup: Setup, config: ReviseConfig) -> Iterator[Metrics]:
     n, labeller = config.replies, setup.labeller
     prompts = setup.prompts(n)
     rollout = setup.policy.sample(prompts, setup.rng.random((n, setup.policy.max_length)))
-    responses, mask = rollout.responses, rollout.mask
-    violated = []
-    for _ in range(config.rounds):
-        revision = labeller.revise(prompts, responses, mask)
-        responses, mask = revision.responses, revision.mask
-        violated.append(float(revision.violated.mean()))
-    left = float(labeller.violations(prompts, responses, mask).mean())
-    yield {"revision/violated": violated[0], "revision/left": left}
+    responses, mask = rollout.responses.copy(), rollout.mask.copy()
+    at_fault, violated = np.arange(n), list[float]()
+    for _ in range(config.rounds):  # what was found without fault is not asked about again
+        revision = labeller.revise(prompts[at_fault], responses[at_fault], mask[at_fault])
+        responses[at_fault], mask[at_fault] = revision.responses, revision.mask
+        violated.append(float(revision.violated.sum() / n))
+        at_fault = at_fault[revision.violated > 0]
+    yield {"revision/violated": violated[0], "revision/violated_last": violated[-1]}
 
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
     batches = -(-n // config.batch_size)
