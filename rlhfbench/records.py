@@ -123,15 +123,24 @@ _COMPUTE_CHECKS: dict[str, Check] = {
     "tokens_trained": _whole,
     "rm_calls": _whole,
     "labels": _whole,
-    "label_cost": _number,
     "optimizer_steps": _whole,
     "cpu_seconds": _number,
     "wall_seconds": _number,
     "jit_seconds": _number,
     "peak_rss_bytes": _whole,
+    "label_cost": _number,
 }
 COUNTERS = tuple(_COMPUTE_CHECKS)
 """Fields of a run's `compute`."""
+
+
+def _compute(value: Any, name: str) -> Any:
+    """The counters; earlier versions had people's labels alone, whose cost is their number."""
+    if isinstance(value, dict) and "labels" in value:
+        value = {**value, "label_cost": value.get("label_cost", value["labels"])}
+    return record_of(_COMPUTE_CHECKS)(value, name)
+
+
 _RESULT_CHECKS: dict[str, Check] = {
     "seed": count,
     "status": _status,
@@ -140,7 +149,7 @@ _RESULT_CHECKS: dict[str, Check] = {
     "entropy": _number,
     "length": _number,
     "reference": record_of(_SCORES),
-    "compute": record_of(_COMPUTE_CHECKS),
+    "compute": _compute,
     "curve": _list(point),
     "message": _message,
     "replies": _list(reply),
@@ -186,9 +195,6 @@ class Result:
         if not isinstance(record, Mapping):
             raise FieldError("seed", "is missing: this is not an object")
         values = {"message": None, **record, "replies": list(replies)}
-        compute = values.get("compute")
-        if isinstance(compute, dict) and "labels" in compute:  # earlier versions had people's labels alone
-            values["compute"] = {"label_cost": compute["labels"], **compute}
         for name in _RESULT_CHECKS:
             if name not in values:
                 raise FieldError(name, "is missing")

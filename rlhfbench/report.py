@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ WORK = (
     ("tokens generated{}", "tokens_generated"),
     ("{giver} calls{}", "rm_calls"),
     ("labels{}", "labels"),
+    ("label cost{}", "label_cost"),
     ("CPU, s", "cpu_seconds"),
 )
 PHASES = {
@@ -85,7 +87,7 @@ def main_sheet(comparison: Comparison) -> Sheet:
         (title.format(unit_of(comparison)), "", *cells_of([comparison.summary(a, name) for a in labels]))
         for title, name in SCORES
     ]
-    rows += [_work_row(comparison, title, name) for title, name in WORK]
+    rows += [_work_row(comparison, title, name) for title, name in WORK if _tells(comparison, name)]
     rows.append(_runs_row(comparison))
     if not names_of(comparison).one:
         rows.append(_hacking_row(comparison))
@@ -104,6 +106,12 @@ def _score_rows(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield names_of(comparison).score + sd, "rm_score"
     units = {"judge": "judge score, ref sd", "verifier": "accuracy"}
     yield units.get(comparison.gold, "gold score"), "gold_score"
+
+
+def _tells(comparison: Comparison, name: str) -> bool:
+    """Whether a row of work says something new: labels at one price each are their own cost."""
+    runs = itertools.chain.from_iterable(comparison.runs.values())
+    return name != "label_cost" or any(r.compute[name] != r.compute["labels"] for r in runs)
 
 
 def _work_row(comparison: Comparison, title: str, name: str) -> tuple[str, ...]:
@@ -267,6 +275,23 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
             f"{giver} and {gold} correlate at {facts['rm_gold_correlation']:.2f} on replies of the reference "
             "(first seed)."
         )
+    worlds = [comparison.facts, *comparison.arm_facts.values()]
+    known = [world["labels"] for world in worlds if "labels" in world]
+    if any(labels["cost"] != known[0]["pairs"] for labels in known):  # else the table says all
+        yield _label_line(facts["labels"])
+
+
+def _label_line(labels: Mapping[str, Any]) -> str:
+    """Whose labels, how many, and what they cost."""
+    told = f"Labels: {labels['pairs']:,} by people"
+    if labels["by"] == "ai":
+        debiased = ", both orders averaged" if labels["debias"] else ""
+        told = (
+            f"Labels: {labels['pairs']:,} by the AI labeller ({counted(labels['calls'], 'call')}, constitution "
+            f"{labels['constitution']}, temperature {labels['temperature']:g}, position bias "
+            f"{labels['position_bias']:g}{debiased}, {labels['decoding']})"
+        )
+    return f"{told}, cost {labels['cost']:,g} in prices of one person's."
 
 
 def _problem_lines(facts: Mapping[str, Any]) -> Iterator[str]:

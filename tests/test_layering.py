@@ -126,6 +126,7 @@ LAYERS = {
     "rlhfbench.steps": "errors json_lines",
     "rlhfbench.step_models": "kernels.* rewards.* steps text types",
     "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
+    "rlhfbench.constitution_report": "constitution_file data reward_report text types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors registry sft",
@@ -135,11 +136,13 @@ LAYERS = {
     "rlhfbench.report": f"{OUTCOME} layout text",
     "rlhfbench.sweep_report": f"{OUTCOME} layout report ~sweeps",
     "rlhfbench.show": f"{OUTCOME} layout text ~conformance ~doctor ~reward_report ~samples ~step_report",
+    "rlhfbench.show_constitution": "layout ~constitution_report",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
-        f"{OUTCOME} architect architect_report arguments catalogue conformance doctor harness layout plots progress"
-        " report reward_report reward_task samples show step_report sweep_report sweeps text"
+        f"{OUTCOME} architect architect_report arguments catalogue conformance constitution_report doctor harness"
+        " layout plots progress report reward_report reward_task samples show show_constitution step_report"
+        " sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
