@@ -46,7 +46,7 @@ class ReviseConfig:
 
     replies: int = 2000
     rounds: int = 4
-    epochs: int = 2
+    epochs: int = 4
     batch_size: int = 64
     learning_rate: float = 0.03
     lr_scheduler_type: Schedule = "linear"
