@@ -234,6 +234,14 @@ def _architect(command: Parser) -> None:
     _json(command)
 
 
+def _list(command: Parser) -> None:
+    command.add_argument(
+        "--constitution",
+        metavar="C",
+        help="print a shipped constitution (sentences, words, text) to copy and edit",
+    )
+
+
 def _check(command: Parser) -> None:
     command.add_argument(
         "algorithm", metavar="ALGO", help="name[@preset][:field=value,...] or ./file.py:function"
@@ -245,7 +253,7 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "compare": (_compare, "compare algorithms on paired seeds: scores, KL, compute, verdict"),
     "sweep": (_sweep, "run one algorithm at several betas: who over-optimises the reward model"),
     "rm": (_rm, "train a reward model on preference pairs and test it on others"),
-    "list": (lambda command: None, "list algorithms, tasks and policies"),
+    "list": (_list, "list algorithms, tasks and policies"),
     "show": (_show, "show one stored run: diagnostics over updates, and replies"),
     "samples": (_samples, "read what reference and arms of a stored comparison answer to the same prompts"),
     "doctor": (_doctor, "look for what usually goes wrong in a run's metrics, ours, TRL's or OpenRLHF's"),

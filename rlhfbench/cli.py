@@ -296,6 +296,11 @@ def _rm_steps(args: Namespace) -> int:
 
 
 def _list(args: Namespace) -> int:
+    if args.constitution is not None:
+        from .constitution_file import shipped_text
+
+        sys.stdout.write(shipped_text(args.constitution))
+        return OK
     from .catalogue import algorithms, policies, tasks
     from .show import list_blocks
 

@@ -51,6 +51,13 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
+def shipped_text(name: str) -> str:
+    """The file of a constitution that comes with the package, for somebody to copy and edit."""
+    if name not in shipped():
+        raise InputError(f"no constitution '{shown(name)}' is shipped{nearest(name, shipped())}")
+    return (SHIPPED / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def read_constitution(text: str | os.PathLike[str]) -> Constitution:
     """The constitution that a path, or the name of one that is shipped, stands for.
 

@@ -81,6 +81,16 @@ def test_shipped_constitutions_can_be_read(name):
     assert len(made.rules) >= 2
 
 
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_constitution_can_be_had_as_a_file_of_ones_own(name, tmp_path: Path, capsys):
+    assert main(["list", "--constitution", name]) == 0
+    copy = tmp_path / "copy.toml"
+    copy.write_text(capsys.readouterr().out)
+    assert read_constitution(copy) == read_constitution(name)
+    assert main(["list", "--constitution", f"{name}s"]) == 2
+    assert f"did you mean '{name}'" in capsys.readouterr().err
+
+
 def test_shipped_rules_speak_of_words_that_their_world_has():
     for name in ("sentences", "words"):
         task = load_task(name)

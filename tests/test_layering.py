@@ -140,9 +140,9 @@ LAYERS = {
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
-        f"{OUTCOME} architect architect_report arguments catalogue conformance constitution_report doctor harness"
-        " layout plots progress report reward_report reward_task samples show show_constitution step_report"
-        " sweep_report sweeps text"
+        f"{OUTCOME} architect architect_report arguments catalogue conformance constitution_file constitution_report"
+        " doctor harness layout plots progress report reward_report reward_task samples show show_constitution"
+        " step_report sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
