@@ -164,6 +164,12 @@ def _rm(command: Parser) -> None:
         "--steps", metavar="FILE", help="a process reward model, from solutions whose steps are labelled"
     )
     command.add_argument(
+        "--constitution",
+        metavar="C",
+        help="with --data: train nothing, but say how far the rules of this file, or of a shipped constitution,"
+        " agree with the labels",
+    )
+    command.add_argument(
         "--test", metavar="FILE", help="with --data or --steps: test on this file, train on all of the other"
     )
     command.add_argument(
@@ -184,6 +190,11 @@ def _rm(command: Parser) -> None:
 def _list(command: Parser) -> None:
     command.add_argument(
         "algorithm", nargs="?", metavar="ALGO", help="its presets: fields, source, what is left out"
+    )
+    command.add_argument(
+        "--constitution",
+        metavar="C",
+        help="print a shipped constitution (sentences, words, text) to copy and edit",
     )
 
 

@@ -240,6 +240,8 @@ def _rm(args: Namespace) -> int:
     _check_outputs(args)
     if args.steps is not None:
         return _rm_steps(args)
+    if args.constitution is not None:
+        return _rm_constitution(args)
     if args.data is not None and args.task is not None:
         raise InputError(f"--task {args.task} came with --data {args.data}, one of the two is needed")
     if args.data is None and args.test is not None:
@@ -262,13 +264,31 @@ def _rm(args: Namespace) -> int:
     return OK
 
 
+def _rm_constitution(args: Namespace) -> int:
+    from .constitution_report import constitution_report
+    from .show_constitution import constitution_blocks
+
+    _one_of(args, "constitution", "task", "test", "pairs", "held_out")
+    if args.data is None:
+        raise InputError("--constitution C goes with --data FILE, whose labels it is held against")
+    report = constitution_report(args.data, args.constitution, args.strict)
+    _json(args, report.as_dict())
+    _show_blocks(constitution_blocks(report, args.data), stderr=args.json == "-")
+    return OK
+
+
+def _one_of(args: Namespace, option: str, *others: str) -> None:
+    """Refuse options that do not go with `option`."""
+    for name in others:
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} came with --{option}, one of the two is needed")
+
+
 def _rm_steps(args: Namespace) -> int:
     from .show import step_blocks
     from .step_report import step_report
 
-    for name in ("task", "data", "pairs"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name} came with --steps, one of the two is needed")
+    _one_of(args, "steps", "task", "data", "pairs", "constitution")
     report = step_report(args.steps, args.test, args.held_out, args.strict, args.seed)
     _json(args, report.as_dict())
     _show_blocks(step_blocks(report, args.steps), stderr=args.json == "-")
@@ -276,6 +296,11 @@ def _rm_steps(args: Namespace) -> int:
 
 
 def _list(args: Namespace) -> int:
+    if args.constitution is not None:
+        from .constitution_file import shipped_text
+
+        sys.stdout.write(shipped_text(args.constitution))
+        return OK
     from .catalogue import algorithms, policies, tasks
     from .catalogue_report import algorithm_blocks, list_blocks
 

@@ -35,6 +35,7 @@ class ComputeMeter:
     flops: Counter[str] = field(default_factory=Counter)
     transcendentals: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
+    label_cost: float = 0.0
     _redirect: str | None = None
 
     def add(self, phase: str, work: Work) -> None:
@@ -46,6 +47,12 @@ class ComputeMeter:
         """Add to tokens_generated, tokens_trained, rm_calls, labels or optimizer_steps, but not while evaluating."""
         if self._redirect != "eval":
             self.counts[name] += n
+
+    def label(self, n: int, cost: float) -> None:
+        """Add so many labels, or calls of an AI labeller, each at `cost` in prices of one person's label."""
+        self.count("labels", n)
+        if self._redirect != "eval":
+            self.label_cost += n * cost
 
     def policy_charge(self, kind: str, work: Work, tokens: int) -> None:
         """Where the trained policy's work goes."""
@@ -107,6 +114,7 @@ class ComputeMeter:
             "transcendentals": sum(self.transcendentals[phase] for phase in charged),
             "by_phase": {phase: self.flops[phase] for phase in PHASES},
             **{name: self.counts[name] for name in names},
+            "label_cost": round(self.label_cost, 9),
         }
 
 

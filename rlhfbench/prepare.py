@@ -18,6 +18,7 @@ from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
+from .tasks.labels import cost_of_a_label, label_facts
 from .tasks.reward_choice import reward_kind
 from .types import Demonstrations, Float, Int, Policy, PreferencePairs, RewardKind, Task
 from .verifiers import UserVerifier
@@ -42,6 +43,8 @@ class Prepared:
     rm_seconds: float
     costs: Costs | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    label_cost: float = 1.0
+    """Of the label of one pair."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def prepare(
     costs = make_costs(task, choice, reference, demonstrations, seed, NORMALISATION_EPISODES)
     if costs is not None:
         about |= {"cost_model": costs.text, "cost_accuracy": costs.accuracy}
+    labelled = {"labels": label_facts(task, len(preferences))}
     return Prepared(
         task,
         seed,
@@ -139,7 +143,8 @@ def prepare(
         meter,
         rm_seconds,
         costs,
-        world_facts(task, kind, model, gold, *inputs) | about,
+        world_facts(task, kind, model, gold, *inputs) | about | labelled,
+        cost_of_a_label(task),
     )
 
 

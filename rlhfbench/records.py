@@ -139,9 +139,19 @@ _COMPUTE_CHECKS: dict[str, Check] = {
     "wall_seconds": _number,
     "jit_seconds": _number,
     "peak_rss_bytes": _whole,
+    "label_cost": _number,
 }
 COUNTERS = tuple(_COMPUTE_CHECKS)
 """Fields of a run's `compute`."""
+
+
+def _compute(value: Any, name: str) -> Any:
+    """The counters; earlier versions had people's labels alone, whose cost is their number."""
+    if isinstance(value, dict) and "labels" in value:
+        value = {**value, "label_cost": value.get("label_cost", value["labels"])}
+    return record_of(_COMPUTE_CHECKS)(value, name)
+
+
 _RESULT_CHECKS: dict[str, Check] = {
     "seed": count,
     "status": _status,
@@ -150,7 +160,7 @@ _RESULT_CHECKS: dict[str, Check] = {
     "entropy": _number,
     "length": _number,
     "reference": record_of(_SCORES),
-    "compute": record_of(_COMPUTE_CHECKS),
+    "compute": _compute,
     "curve": _list(point),
     "safety": _safety_of_run,
     "message": _message,

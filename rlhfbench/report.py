@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ WORK = (
     ("tokens generated{}", "tokens_generated"),
     ("{giver} calls{}", "rm_calls"),
     ("labels{}", "labels"),
+    ("label cost{}", "label_cost"),
     ("CPU, s", "cpu_seconds"),
 )
 PHASES = {
@@ -92,7 +94,7 @@ def main_sheet(comparison: Comparison) -> Sheet:
         (title.format(unit_of(comparison)), "", *cells_of([comparison.summary(a, name) for a in labels]))
         for title, name in SCORES
     ]
-    rows += [_work_row(comparison, title, name) for title, name in WORK]
+    rows += [_work_row(comparison, title, name) for title, name in WORK if _tells(comparison, name)]
     rows.append(_runs_row(comparison))
     if not names_of(comparison).one:
         rows.append(_hacking_row(comparison))
@@ -113,6 +115,12 @@ def _score_rows(comparison: Comparison) -> Iterator[tuple[str, str]]:
     yield units.get(comparison.gold, "gold score"), "gold_score"
     if comparison.told_of_safety:
         yield from ((title, name) for name, title in SAFETY_TITLES.items())
+
+
+def _tells(comparison: Comparison, name: str) -> bool:
+    """Whether a row of work says something new: labels at one price each are their own cost."""
+    runs = itertools.chain.from_iterable(comparison.runs.values())
+    return name != "label_cost" or any(r.compute[name] != r.compute["labels"] for r in runs)
 
 
 def _work_row(comparison: Comparison, title: str, name: str) -> tuple[str, ...]:
@@ -285,6 +293,25 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
             f"{giver} and {gold} correlate at {facts['rm_gold_correlation']:.2f} on replies of the reference "
             "(first seed)."
         )
+    worlds = [comparison.facts, *comparison.arm_facts.values()]
+    known = [world["labels"] for world in worlds if "labels" in world]
+    if any(
+        labels["by"] == "ai" or labels["cost"] != labels["pairs"] for labels in known
+    ):  # else the table says all
+        yield _label_line(facts["labels"])
+
+
+def _label_line(labels: Mapping[str, Any]) -> str:
+    """Whose labels, how many, and what they cost."""
+    told = f"Labels: {labels['pairs']:,} by people"
+    if labels["by"] == "ai":
+        debiased = ", both orders averaged" if labels["debias"] else ""
+        told = (
+            f"Labels: {labels['pairs']:,} by the AI labeller ({counted(labels['calls'], 'call')}, constitution "
+            f"{labels['constitution']}, temperature {labels['temperature']:g}, position bias "
+            f"{labels['position_bias']:g}{debiased}, {labels['decoding']})"
+        )
+    return f"{told}, cost {labels['cost']:,g} in prices of one person's."
 
 
 def _problem_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -81,6 +81,16 @@ def token_weights(setup: Setup, mask: Float, loss_type: str) -> Float:
     return np.asarray(mask / (len(mask) * mask.sum(axis=1, keepdims=True)))
 
 
+def imitate(setup: Setup, prompts: Int, responses: Int, mask: Float) -> None:
+    """Accumulate the gradient of the replies' negative log-likelihood, a mean over tokens."""
+    logits = setup.policy.logits(prompts, responses, mask)
+    d_logprobs = -token_weights(setup, mask, "bnpo")
+    d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs, out=logits)
+    setup.charge("elementwise", mask.size)
+    setup.charge("token_logprobs_backward", *logits.shape)
+    setup.policy.backward(d_logits)
+
+
 def logit_gradient(
     setup: Setup,
     episodes: Episodes,

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,17 @@ from .records import SAFETY
 from .registry import Arm
 from .results import Result
 from .seeding import stream
-from .types import Int, Metrics, Policy, PreferencePairs, RewardModel, Sampler, Status
+from .types import (
+    Constitutional,
+    Int,
+    Labeller,
+    Metrics,
+    Policy,
+    PreferencePairs,
+    RewardModel,
+    Sampler,
+    Status,
+)
 
 CHECKPOINTS = 20
 IDLE_YIELDS = 100
@@ -103,6 +114,17 @@ class RunSetup:
     def preferences(self) -> PreferencePairs:
         self._need("preferences")
         return self._preferences
+
+    @cached_property
+    def labeller(self) -> Labeller:
+        self._need("labeller")
+        task, meter = self._prepared.task, self._meter
+        if not isinstance(task, Constitutional):
+            raise InputError(
+                f"algorithm '{self._arm.spec.name}': task {task.name} has no constitution, "
+                "sentences, words or preference pairs from a file are needed"
+            )
+        return task.labeller(meter.label)
 
     def _need(self, need: Any) -> None:
         if need not in self._arm.spec.needs:
@@ -271,7 +293,7 @@ class _Run:
             self.meter.add(phase, flops.Work(meter.flops[phase], meter.transcendentals[phase]))
         labelled = {"preferences"} | ({"reward_model"} if self.prepared.reward == "model" else set())
         if self.arm.spec.needs & labelled:
-            self.meter.count("labels", len(self.prepared.preferences))
+            self.meter.label(len(self.prepared.preferences), self.prepared.label_cost)
 
     def train(self) -> tuple[Status, str | None]:
         """Drive the generator; the clock runs only while the algorithm does."""

@@ -20,7 +20,7 @@ Int: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
 Metrics: TypeAlias = dict[str, float]
 Status: TypeAlias = Literal["done", "diverged", "error", "timeout", "interrupted"]
-Need: TypeAlias = Literal["reward_model", "preferences", "cost_model"]
+Need: TypeAlias = Literal["reward_model", "preferences", "cost_model", "labeller"]
 GoldKind: TypeAlias = Literal["exact", "judge", "verifier"]
 """The true reward is known; a judge stands in for it; it is whether a reply is right, which a program checks."""
 RewardKind: TypeAlias = Literal["model", "verifier", "gold"]
@@ -86,6 +86,15 @@ class HarmPairs(PreferencePairs):
         return HarmPairs(**vars(super().take(index)), chosen_unsafe=flags[0], rejected_unsafe=flags[1])
 
 
+@dataclass(frozen=True)
+class Revision:
+    """Replies after a round of critique: `responses` (B, T), `mask` (B, T); rules `violated` (B,) before it."""
+
+    responses: Int
+    mask: Float
+    violated: Int
+
+
 class Sampler(Protocol):
     """Anything that answers prompts: a policy, or what an algorithm puts into `Setup.served`."""
 
@@ -133,6 +142,22 @@ class RewardModel(Protocol):
         ...
 
 
+class Labeller(Protocol):
+    """An AI labeller that goes by a constitution; what it is asked of one reply is a call, and has its price."""
+
+    def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(B,) what the constitution gives each reply; one call each."""
+        ...
+
+    def violations(self, prompts: Int, responses: Int, mask: Float) -> Int:
+        """(B,) how many rules each reply violates; one call each."""
+        ...
+
+    def revise(self, prompts: Int, responses: Int, mask: Float) -> Revision:
+        """One round: a critique of each reply, one call, and one more to revise those that violate a rule."""
+        ...
+
+
 class Optimizer(Protocol):
     def step(self, scale: float = 1.0) -> None:
         """One update with the learning rate times `scale`, from the accumulated gradients, which it then clears."""
@@ -148,6 +173,7 @@ class Setup(Protocol):
     cost_model: RewardModel
     """Scores harm: above 0 a reply is unsafe; its unit is the deviation of the reference's scores."""
     preferences: PreferencePairs
+    labeller: Labeller
     rng: np.random.Generator
     served: Sampler
 
@@ -262,6 +288,15 @@ class SafetyLabelled(Protocol):
         ...
 
 
+@runtime_checkable
+class Constitutional(Protocol):
+    """A task with a constitution."""
+
+    def labeller(self, charge: Callable[[int, float], None] | None = None) -> Labeller:
+        """Who judges and revises replies to its prompts; `charge` is told of calls, and what one costs."""
+        ...
+
+
 Algorithm: TypeAlias = Callable[[Any, Any], Iterator[Metrics]]
 F = TypeVar("F", bound=Algorithm)
 
@@ -296,8 +331,8 @@ def register(
         What people type.
     config : type
         Frozen dataclass of hyper-parameters; its defaults are the algorithm's.
-    needs : set of {"reward_model", "preferences", "cost_model"}
-        What it learns from: training the models and the labels are charged accordingly.
+    needs : set of {"reward_model", "preferences", "cost_model", "labeller"}
+        What it learns from: training the models, the labels and calls of the labeller are charged accordingly.
     presets : mapping, optional
         `name@preset` overrides these fields.
     policy_defaults : mapping, optional

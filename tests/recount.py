@@ -24,7 +24,7 @@ from rlhfbench.cost_models import Costs
 from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.registry import parse_arm
 from rlhfbench.rewards.bradley_terry import BagFeatures, LinearRewardModel
-from rlhfbench.types import Demonstrations, PreferencePairs, Rollout
+from rlhfbench.types import Demonstrations, PreferencePairs, Revision, Rollout
 
 Counted.__float__ = lambda self: float(self.value)  # for diagnostics, which are nobody's work
 
@@ -148,6 +148,16 @@ class Toy:
 
     def response_text(self, response, mask):
         return str(response)
+
+    def labeller(self, charge):
+        return Content()
+
+
+class Content:
+    """A labeller that finds one reply in two at fault, and leaves it as it is."""
+
+    def revise(self, prompts, responses, mask):
+        return Revision(responses, mask, np.arange(len(prompts)) % 2)
 
 
 class NoGold:

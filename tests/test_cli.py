@@ -214,6 +214,7 @@ COMPUTE = {
     **dict.fromkeys((*COUNTS, "optimizer_steps"), int),
     **dict.fromkeys(("cpu_seconds", "wall_seconds", "jit_seconds"), NUMBER),
     "peak_rss_bytes": (int, type(None)),
+    "label_cost": NUMBER,
     "by_phase": dict.fromkeys(
         ("sft", "rm_train", "rollout", "ref", "rm_score", "critic", "update", "serve", "eval"), int
     ),

@@ -38,6 +38,7 @@ ARMS = [
     "grpo:updates=2,batch_size=4,num_generations=2,variant=gspo,beta=0",
     "raft:updates=2,batch_size=4,num_generations=2,num_epochs=2",
     "raft:updates=2,batch_size=4,num_generations=2,beta=0.1",
+    "revise:replies=3,rounds=2,epochs=2,batch_size=2",
     "online_dpo:updates=2,batch_size=4",
     "best_of_n:n=3",
     "distill:epochs=1,batch_size=2",

@@ -55,6 +55,10 @@ LAYERS = {
     "rlhfbench.data": "errors json_lines",
     "rlhfbench.problems": "data errors json_lines",
     "rlhfbench.tokenizer": "errors text",
+    "rlhfbench.constitution": "text",
+    "rlhfbench.constitution_file": "constitution errors json_lines options text",
+    "rlhfbench.revision": "constitution",
+    "rlhfbench.labeller": "constitution revision text types",
     "rlhfbench.compute": "kernels.flops",
     "rlhfbench.optimizer": f"{KERNELS} types",
     "rlhfbench.algorithms": "",
@@ -85,7 +89,9 @@ LAYERS = {
         " types"
     ),
     "rlhfbench.tasks": "",
-    "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
+    "rlhfbench.tasks.*": (
+        "constitution constitution_file data errors labeller options problems seeding tasks.* text tokenizer types"
+    ),
     "rlhfbench.preset_files": "errors options",
     "rlhfbench.registry": "errors options preset_files types",
     "rlhfbench.policy_choice": "errors options types",
@@ -132,6 +138,7 @@ LAYERS = {
     "rlhfbench.steps": "errors json_lines",
     "rlhfbench.step_models": "kernels.* rewards.* steps text types",
     "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
+    "rlhfbench.constitution_report": "constitution_file data reward_report text types",
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors preset_files registry sft types",
@@ -142,11 +149,13 @@ LAYERS = {
     "rlhfbench.sweep_report": f"{OUTCOME} layout report ~sweeps",
     "rlhfbench.catalogue_report": "layout ~conformance ~preset_files",
     "rlhfbench.show": f"{OUTCOME} layout text ~doctor ~reward_report ~samples ~step_report",
+    "rlhfbench.show_constitution": "layout ~constitution_report",
     "rlhfbench": "harness sweeps",
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
-        f"{OUTCOME} architect architect_report arguments catalogue catalogue_report conformance doctor harness"
-        " layout plots progress report reward_report reward_task samples show step_report sweep_report sweeps text"
+        f"{OUTCOME} architect architect_report arguments catalogue catalogue_report conformance constitution_file"
+        " constitution_report doctor harness layout plots progress report reward_report reward_task samples show"
+        " show_constitution step_report sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }

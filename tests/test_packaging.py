@@ -95,6 +95,8 @@ def test_the_wheel_holds_every_module_and_no_init_of_kernels() -> None:
         wanted = {p.relative_to(CHECKOUT).as_posix() for p in (CHECKOUT / package).rglob("*.py")}
         assert wanted - files <= {"kernels/__init__.py"}
         assert f"{package}/py.typed" in files
+    shipped = (CHECKOUT / "rlhfbench" / "constitutions").glob("*.toml")
+    assert {path.relative_to(CHECKOUT).as_posix() for path in shipped} <= files
     assert any(name.endswith("licenses/LICENSE") for name in files)
     assert {name.split("/")[0] for name in files if name.endswith(".py")} == {"kernels", "rlhfbench"}
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import categorical
-
 from ..metrics import mean
 from ..options import require
-from ..rollouts import Episodes, collect, episode_metrics, groups, penalised_scores, token_weights
+from ..rollouts import Episodes, collect, episode_metrics, groups, imitate, penalised_scores
 from ..schedules import Schedule, scheduled
 from ..types import Metrics, Optimizer, Setup, register
 
@@ -92,11 +90,6 @@ def raft(setup: Setup, config: RAFTConfig) -> Iterator[Metrics]:
 
 def fine_tune(setup: Setup, config: RAFTConfig, optimizer: Optimizer, kept: Episodes) -> None:
     """One optimiser step on the mean negative log-likelihood of the kept tokens."""
-    logits = setup.policy.logits(*kept.replies)
-    d_logprobs = -token_weights(setup, kept.mask, "bnpo")
-    d_logits = categorical.token_logprobs_backward(logits, kept.responses, d_logprobs, out=logits)
-    setup.charge("elementwise", kept.mask.size)
-    setup.charge("token_logprobs_backward", *logits.shape)
-    setup.policy.backward(d_logits)
+    imitate(setup, *kept.replies)
     progress = setup.progress()
     optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.1))

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,9 +21,12 @@ import numpy as np
 
 from ..data import TextPair, read_pairs
 from ..errors import InputError
+from ..labeller import TokenLabeller
 from ..text import sanitize
 from ..tokenizer import UNKNOWN, Choice, Splitter, choose
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
+from .annotators import turned
+from .labels import LabelOptions, LabelSource, margins_of_file
 from .reward_choice import RewardModelName, RewardOptions, check_reward_model
 
 SHARES = {"sft": 0.3, "rm": 0.35, "judge": 0.25, "evaluation": 0.1}
@@ -50,7 +54,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class PairsTask(RewardOptions):
+class PairsTask(RewardOptions, LabelOptions):
     """A file of preference pairs.
 
     Parameters
@@ -67,6 +71,9 @@ class PairsTask(RewardOptions):
         ``words``; ``bpe``, a byte-level BPE of `vocabulary` pieces trained on the file; or a ``tokenizer.json``.
     eos_token, pad_token : str, optional
         Tokens of the ``tokenizer.json`` for end and padding, where they have unusual names.
+    labels : {"human", "ai"}
+        Whose labels the pairs for reward model and direct alignment have: the file's own, or those of an AI labeller
+        that reads whole replies (`LabelOptions`). The judge and the demonstrations keep the file's.
     rm : {"auto", "unigrams", "bigrams", "transformer"}
         What the reward model is: linear in a bag of words, or of words and pairs of neighbours, or a transformer that
         starts as the SFT policy; auto: a transformer where the policy is one, else unigrams. The judge is a bag
@@ -82,6 +89,7 @@ class PairsTask(RewardOptions):
     tokenizer: str = "words"
     eos_token: str | None = None
     pad_token: str | None = None
+    labels: LabelSource = "human"
     rm: RewardModelName = "auto"
     strict: bool = False
     _split: dict[str, Int] | None = field(default=None, init=False, repr=False, compare=False)
@@ -99,17 +107,21 @@ class PairsTask(RewardOptions):
         require(self.length >= 2, "length", self.length, "at least 2")
         require(self.prompt_words >= 1, "prompt_words", self.prompt_words, "at least 1")
         check_reward_model(self.rm, self.rm_layers, self.rm_width)
+        self.check_labels()
         assert self._encoded is not None  # bad files are refused here, before anything has been spent
+
+    @property
+    def _digest(self) -> str:
+        try:
+            path = Path(self.path)
+            return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        except (OSError, ValueError):
+            return ""  # read_pairs says what is wrong
 
     @cached_property
     def _encoded(self) -> Encoded:
-        try:
-            path = Path(self.path)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        except (OSError, ValueError):
-            digest = ""  # read_pairs says what is wrong
         sizes = (self.vocabulary, self.length, self.prompt_words)
-        return _encode(self.path, digest, self.strict, self._choice, *sizes)
+        return _encode(self.path, self._digest, self.strict, self._choice, *sizes)
 
     @cached_property
     def _choice(self) -> Choice:
@@ -118,7 +130,12 @@ class PairsTask(RewardOptions):
     def inputs(self) -> dict[str, Any]:
         """The options that determine a run; where files lie does not."""
         names = ("vocabulary", "length", "prompt_words", "rm", "rm_layers", "rm_width", "strict")
-        return {name: getattr(self, name) for name in names} | self._choice.inputs()
+        own = {name: getattr(self, name) for name in (*names, "labels")}
+        return own | self._choice.inputs() | self.label_inputs()
+
+    @property
+    def own_constitution(self) -> str:
+        return "text"
 
     @property
     def vocab(self) -> tuple[str, ...]:
@@ -174,9 +191,20 @@ class PairsTask(RewardOptions):
     def preferences(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> PreferencePairs:
         """The reward model's part, or at most `n` pairs of it; `reference` is not asked."""
         rows = self.rows("rm")
-        if n is not None and n < len(rows):
+        n = self.affordable(len(rows)) if n is None else n
+        if n < len(rows):
             rows = np.sort(rng.permutation(rows)[:n])
-        return self._encoded.pairs.take(rows)
+        pairs = self._encoded.pairs.take(rows)
+        if not self.by_ai:
+            return pairs
+        margins = margins_of_file(self.path, self._encoded.facts["sha256"], self.strict, self.constitution)
+        return turned(pairs, ~self.ai.prefers(margins[rows], rng))
+
+    def labeller(self, charge: Callable[[int, float], None] | None = None) -> TokenLabeller:
+        """What algorithms ask about replies; a constitution is about words, and pieces are none."""
+        if self.tokenizer != "words":
+            raise InputError(f"tokenizer: {self.tokenizer} came, words is needed to judge and revise replies")
+        return super().labeller(charge)
 
     def judge_preferences(self) -> PreferencePairs | None:
         return self._encoded.pairs.take(self.rows("judge"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
 from .annotators import label_pairs
+from .labels import LabelOptions, LabelSource
 from .reward_choice import RewardModelName, RewardOptions, check_reward_model
 
 TOPICS = ("garden", "music", "travel", "cooking")
@@ -42,8 +43,9 @@ EOS, TRAP = "<eos>", "amazing"
 
 
 @dataclass(frozen=True)
-class Sentences(RewardOptions):
-    """Knobs of the world beside `RewardOptions`; every field can be set as ``--task sentences:field=value``.
+class Sentences(RewardOptions, LabelOptions):
+    """Knobs of the world beside `RewardOptions` and `LabelOptions`; every field can be set as
+    ``--task sentences:field=value``.
 
     Parameters
     ----------
@@ -63,6 +65,8 @@ class Sentences(RewardOptions):
         Share of demonstrated words that are a word which annotators like (+1) and gold dislikes (-3).
     coverage : float
         Share of the good words of a topic that demonstrations use, in (0, 1].
+    labels : {"human", "ai"}
+        Whose labels the pairs have: those of the noisy annotators, or of an AI labeller (`LabelOptions`).
     rm : {"auto", "unigrams", "bigrams", "transformer"}
         What the reward model is: linear in a bag of words, or of words and pairs of neighbours, or a transformer that
         starts as the SFT policy; auto: a transformer where the policy is one, else unigrams.
@@ -76,6 +80,7 @@ class Sentences(RewardOptions):
     repeat_penalty: float = 0.5
     trap: float = 0.0
     coverage: float = 1.0
+    labels: LabelSource = "human"
     rm: RewardModelName = "auto"
 
     name: ClassVar[str] = "sentences"
@@ -97,6 +102,7 @@ class Sentences(RewardOptions):
         require(0 <= self.trap < 1, "trap", self.trap, "at least 0 and below 1")
         require(0 < self.coverage <= 1, "coverage", self.coverage, "above 0 and at most 1")
         check_reward_model(self.rm, self.rm_layers, self.rm_width)
+        self.check_labels()
 
     @cached_property
     def vocab(self) -> tuple[str, ...]:
@@ -186,8 +192,10 @@ class Sentences(RewardOptions):
         return np.asarray(score + trap * counts[:, kinds == -3].sum(axis=1))
 
     def preferences(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> PreferencePairs:
-        """Two replies of the reference to each prompt, labelled by a noisy annotator."""
-        prompts = self.prompts(self.pairs if n is None else n, rng)
+        """Two replies of the reference to each prompt, labelled by a noisy annotator or by the AI labeller."""
+        prompts = self.prompts(self.affordable(self.pairs) if n is None else n, rng)
+        if self.by_ai:
+            return self.pairs_by_ai(prompts, reference, rng)
 
         def appeal(responses: Int, mask: Float) -> Float:
             return self._score(prompts, responses, mask, trap=1.0)

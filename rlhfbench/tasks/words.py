@@ -12,26 +12,28 @@ from ..errors import InputError
 from ..options import require
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
 from .annotators import label_pairs
+from .labels import LabelOptions
 
 ATTEMPTS = 100
 """Batches of candidates that are looked through for pairs that differ in gold."""
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(LabelOptions):
     """Knobs of the toy; every field can be set as ``--task words:field=value``.
 
     Parameters
     ----------
     pairs, demos : int
         Preference pairs and demonstrations.
-    labels : {"lesson", "bt"}
-        `lesson`: the reply with more good words wins, always. `bt`: a Bradley-Terry choice.
+    labels : {"lesson", "bt", "ai"}
+        `lesson`: the reply with more good words wins, always. `bt`: a Bradley-Terry choice. `ai`: the choice of an AI
+        labeller (`LabelOptions`).
     """
 
     pairs: int = 500
     demos: int = 500
-    labels: Literal["lesson", "bt"] = "lesson"
+    labels: Literal["lesson", "bt", "ai"] = "lesson"
 
     name: ClassVar[str] = "words"
     vocab: ClassVar[tuple[str, ...]] = (
@@ -50,6 +52,7 @@ class Words:
     def __post_init__(self) -> None:
         require(self.pairs >= 2, "pairs", self.pairs, "at least 2")
         require(self.demos >= 1, "demos", self.demos, "at least 1")
+        self.check_labels()
 
     def for_seed(self, rng: np.random.Generator) -> Words:
         return self
@@ -72,7 +75,9 @@ class Words:
 
     def preferences(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> PreferencePairs:
         """Pairs of replies of the reference; under `lesson` labels those that differ in gold."""
-        n = self.pairs if n is None else n
+        n = self.affordable(self.pairs) if n is None else n
+        if self.by_ai:
+            return self.pairs_by_ai(self.prompts(n, rng), reference, rng)
         if self.labels == "bt":
             return self._label(self.prompts(n, rng), rng, reference, temperature=1.0)
         found: list[PreferencePairs] = []
