@@ -8,7 +8,8 @@ from typing import TypeAlias, cast
 from .compute import ComputeMeter
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice, TransformerSizes
-from .rewards.bradley_terry import Features, LinearRewardModel, train_reward_model
+from .rewards.bags import Features
+from .rewards.bradley_terry import LinearRewardModel, train_reward_model
 from .rewards.transformer import TransformerRewardModel
 from .rewards.transformer_training import train_transformer_reward_model
 from .rewards.verifier import Verifier

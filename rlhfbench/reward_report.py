@@ -17,14 +17,8 @@ from kernels.bag import Bag, bag_difference, bag_scores
 
 from .data import PairFile, TextPair, read_pairs
 from .errors import InputError
-from .rewards.bradley_terry import (
-    BagFeatures,
-    RewardTraining,
-    accuracy,
-    fit_path,
-    log_loss,
-    take_rows,
-)
+from .rewards.bags import BagFeatures, fit_path, take_rows
+from .rewards.penalty import RewardTraining, accuracy, log_loss
 from .text import Hasher, sanitize
 from .types import Float, Int, PreferencePairs
 

@@ -52,13 +52,17 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class PreferencePairs:
-    """`prompts` (N, P); `chosen`, `rejected` (N, T) with their masks (N, T)."""
+    """`prompts` (N, P); `chosen`, `rejected` (N, T) with their masks (N, T).
+
+    `strength` (N,) is how much better the chosen reply was said to be, from 0 on; None where nobody was asked.
+    """
 
     prompts: Int
     chosen: Int
     chosen_mask: Float
     rejected: Int
     rejected_mask: Float
+    strength: Float | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -70,7 +74,43 @@ class PreferencePairs:
             self.chosen_mask[index],
             self.rejected[index],
             self.rejected_mask[index],
+            None if self.strength is None else self.strength[index],
         )
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """`prompts` (N, P); `responses` and `mask` (N, K, T), from the best reply to the worst; `strength` as of pairs."""
+
+    prompts: Int
+    responses: Int
+    mask: Float
+    strength: Float | None = None
+
+    @classmethod
+    def of(cls, pairs: PreferencePairs | Rankings) -> Rankings:
+        """Pairs as rankings of two; rankings as they are."""
+        if isinstance(pairs, Rankings):
+            return pairs
+        responses = np.stack([pairs.chosen, pairs.rejected], axis=1)
+        return cls(
+            pairs.prompts,
+            responses,
+            np.stack([pairs.chosen_mask, pairs.rejected_mask], axis=1),
+            pairs.strength,
+        )
+
+    @property
+    def replies(self) -> int:
+        """K."""
+        return int(self.responses.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, index: Int) -> Rankings:
+        strength = None if self.strength is None else self.strength[index]
+        return Rankings(self.prompts[index], self.responses[index], self.mask[index], strength)
 
 
 class Sampler(Protocol):
