@@ -78,41 +78,6 @@ class PreferencePairs:
         )
 
 
-@dataclass(frozen=True)
-class Rankings:
-    """`prompts` (N, P); `responses` and `mask` (N, K, T), from the best reply to the worst; `strength` as of pairs."""
-
-    prompts: Int
-    responses: Int
-    mask: Float
-    strength: Float | None = None
-
-    @classmethod
-    def of(cls, pairs: PreferencePairs | Rankings) -> Rankings:
-        """Pairs as rankings of two; rankings as they are."""
-        if isinstance(pairs, Rankings):
-            return pairs
-        responses = np.stack([pairs.chosen, pairs.rejected], axis=1)
-        return cls(
-            pairs.prompts,
-            responses,
-            np.stack([pairs.chosen_mask, pairs.rejected_mask], axis=1),
-            pairs.strength,
-        )
-
-    @property
-    def replies(self) -> int:
-        """K."""
-        return int(self.responses.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def take(self, index: Int) -> Rankings:
-        strength = None if self.strength is None else self.strength[index]
-        return Rankings(self.prompts[index], self.responses[index], self.mask[index], strength)
-
-
 class Sampler(Protocol):
     """Anything that answers prompts: a policy, or what an algorithm puts into `Setup.served`."""
 

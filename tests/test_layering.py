@@ -68,29 +68,33 @@ LAYERS = {
     ),
     "rlhfbench.policies": "",
     "rlhfbench.policies.*": f"{KERNELS} policies.* types",
+    "rlhfbench.rankings": "types",
     "rlhfbench.rewards": "",
-    "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
+    "rlhfbench.rewards.*": f"{KERNELS} rankings rewards.* types",
+    "rlhfbench.rewards.composed": f"{KERNELS} rewards.* rewards.transformer types",
     "rlhfbench.rewards.gold": "types",
     "rlhfbench.verifiers": "errors registry rewards.* seeding types",
     "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* types",
     "rlhfbench.rewards.transformer_training": (
-        f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
+        f"{KERNELS} optimizer options policies.* rankings rewards.* rewards.transformer schedules types"
     ),
     "rlhfbench.tasks": "",
-    "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
+    "rlhfbench.tasks.*": "data errors options problems rankings seeding tasks.* text tokenizer types",
     "rlhfbench.registry": "errors options types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
     "rlhfbench.reward_models": (
-        "compute policies.* policy_choice rewards.* rewards.transformer rewards.transformer_training seeding sft types"
+        "compute policies.* policy_choice rankings rewards.* rewards.composed rewards.transformer_training seeding sft"
+        " tasks.* types"
     ),
     "rlhfbench.prepare": (
-        "compute policy_choice reward_models rewards.* rewards.gold seeding sft tasks.* types verifiers"
+        "kernels.flops compute errors policy_choice rankings reward_models rewards.* rewards.gold seeding sft tasks.*"
+        " types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
-        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.gold rewards.transformer seeding sft"
-        " tasks.* types verifiers"
+        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.composed rewards.gold"
+        " rewards.transformer seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (

@@ -13,7 +13,8 @@ from kernels import flops
 from kernels.bag import Bag, bag_difference, bag_scores, token_bag_jit
 from kernels.bag_fit import BagFit, fit_bradley_terry
 
-from ..types import Float, Int, PreferencePairs, Rankings
+from ..rankings import Rankings
+from ..types import Float, Int, PreferencePairs
 from .minimise import minimise
 from .objective import Objective
 from .penalty import GRID, RewardTraining, accuracy, choose_penalty, log_loss, ranking_accuracy

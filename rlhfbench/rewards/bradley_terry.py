@@ -15,7 +15,8 @@ import numpy as np
 from kernels import flops
 from kernels.bag import token_scores_jit
 
-from ..types import Float, Int, PreferencePairs, Rankings
+from ..rankings import Rankings
+from ..types import Float, Int, PreferencePairs
 from .bags import BagFeatures, BradleyTerryBags, Features, RankedBags
 from .objective import Objective
 from .penalty import FEWEST_PROMPTS, GRID, Problem, RewardTraining, choose_penalty, total

@@ -38,8 +38,8 @@ class Scheme:
         The members' mean, the worst of them, or their mean less `uncertainty` times their (population) variance.
     uncertainty : float
     length : {"none", "normalised", "penalised", "residual"}
-        `normalised`: members' scores are divided by the number of tokens; `penalised`: `penalty` a token is taken off the
-        aggregate; `residual`: what a straight line through score and length earns on replies of the reference is.
+        `normalised`: members' scores are divided by the number of tokens; `penalised`: `penalty` a token is taken off
+        the aggregate; `residual`: as much as the line through score and length on replies of the reference rises.
     penalty : float
         Deviations of the reference's scores a token.
     """
@@ -128,7 +128,9 @@ class ComposedRewardModel:
         slope = scheme.penalty if scheme.length == "penalised" else slope
         value = value - slope * lengths
         raw.charge = None
-        scale = Scale(tuple(means.tolist()), tuple(sds.tolist()), slope, float(value.mean()), _deviation(value))
+        scale = Scale(
+            tuple(means.tolist()), tuple(sds.tolist()), slope, float(value.mean()), _deviation(value)
+        )
         return cls(members, scheme, scale)
 
     def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
@@ -193,9 +195,9 @@ class ComposedRewardModel:
             theirs = {name.removeprefix(f"{i}."): a for name, a in arrays.items() if name.startswith(f"{i}.")}
             members.append(MEMBERS[own["model"]].from_state(own, theirs))
         scale = fields["scale"]
-        lists = {name: tuple(map(float, scale[name])) for name in ("means", "sds")}
-        single = {name: float(scale[name]) for name in ("slope", "mean", "sd")}
-        return cls(members, Scheme(**fields["scheme"]), Scale(**lists, **single))
+        means, sds = (tuple(map(float, scale[name])) for name in ("means", "sds"))
+        slope, mean, sd = (float(scale[name]) for name in ("slope", "mean", "sd"))
+        return cls(members, Scheme(**fields["scheme"]), Scale(means, sds, slope, mean, sd))
 
 
 def _deviation(scores: Float) -> float:

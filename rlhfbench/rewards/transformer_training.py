@@ -19,8 +19,9 @@ from ..optimizer import AdamW
 from ..options import require
 from ..policies._weights import views
 from ..policies.transformer import TransformerPolicy
+from ..rankings import Rankings
 from ..schedules import warmup_cosine
-from ..types import Float, Int, PreferencePairs, Rankings
+from ..types import Float, Int, PreferencePairs
 from .objective import Objective
 from .penalty import FEWEST_PROMPTS, ranking_accuracy, split_groups, total
 from .transformer import CHUNK, TransformerRewardModel, at, blank, read_scores
