@@ -15,14 +15,13 @@ from kernels.flops import Work
 from .compute import ComputeMeter
 from .errors import InputError
 from .policy_choice import choose_policy
-from .rankings import Rankable, Rankings, labels_of
 from .reward_models import Reward, RewardTrainer, choose_reward_model
 from .rewards.bradley_terry import train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
-from .tasks.reward_choice import reward_kind, reward_options
+from .tasks.reward_choice import reward_kind
 from .types import Demonstrations, Float, Int, Need, Policy, PreferencePairs, RewardKind, Task
 from .verifiers import UserVerifier
 
@@ -120,11 +119,8 @@ def prepare(
     # A model's scale comes from replies of the reference, which is part of making it.
     kind = reward_kind(task, None if verifier is None else verifier.text)
     started = time.process_time()
-    prompts = task.prompts(NORMALISATION_EPISODES, stream(seed, "normalisation"))
-    uniforms = stream(seed, "normalisation", "uniforms").random((len(prompts), task.max_length))
     with meter.redirect("rm_train" if kind == "model" else "eval"):
-        rollout = reference.sample(prompts, uniforms)
-    inputs = (prompts, rollout.responses, rollout.mask)
+        inputs = normalisation_replies(task, reference, seed)
     model: Reward
     filtering, rankings = None, 0
     about: dict[str, Any]
@@ -136,7 +132,7 @@ def prepare(
             before = preferences
             preferences, filtering = filtered(trainer, before)
             about["rm_filter"] = filter_facts(task, before, preferences)
-        ranked = own_rankings(task, seed, reference, meter)
+        ranked = trainer.rankings(len(preferences))
         rankings = 0 if ranked is None else ranked.labels
         members, about["rm_accuracy"] = trainer.members(preferences if ranked is None else ranked)
         model = trainer.finished(members, inputs)
@@ -201,14 +197,12 @@ def contradicted(task: Task, pairs: PreferencePairs) -> int:
     return int((chosen < task.gold_score(pairs.prompts, pairs.rejected, pairs.rejected_mask)).sum())
 
 
-def own_rankings(task: Task, seed: int, reference: Model, meter: ComputeMeter) -> Rankings | None:
-    """Where annotators rank more than two replies at a time: as many rankings as the task's pairs cost in labels."""
-    replies = reward_options(task).rm_ranking
-    if replies == 2 or not isinstance(task, Rankable):
-        return None
-    with meter.redirect("eval"):
-        n = max(task.pairs // labels_of(replies), 1)  # type: ignore[attr-defined]
-        return task.rankings(n, replies, stream(seed, "rankings"), reference)
+def normalisation_replies(task: Task, reference: Policy, seed: int) -> tuple[Int, Int, Float]:
+    """Prompts, responses and mask of the replies that decide the scale of a reward model's scores."""
+    prompts = task.prompts(NORMALISATION_EPISODES, stream(seed, "normalisation"))
+    uniforms = stream(seed, "normalisation", "uniforms").random((len(prompts), task.max_length))
+    rollout = reference.sample(prompts, uniforms)
+    return prompts, rollout.responses, rollout.mask
 
 
 def evaluation_inputs(task: Task, seed: int, episodes: int) -> tuple[Int, Float]:

@@ -11,7 +11,7 @@ import numpy as np
 from .compute import ComputeMeter
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice, TransformerSizes
-from .rankings import Rankings
+from .rankings import Rankable, Rankings, labels_of
 from .rewards.bags import Features
 from .rewards.bradley_terry import train_reward_model
 from .rewards.composed import MEMBERS, ComposedRewardModel, Member, Scheme
@@ -144,6 +144,15 @@ class RewardTrainer:
         found = [self._train(ranked, *name, bootstrap=n > 1) for name in names]
         rights = [right for _, right in found if right is not None]
         return [model for model, _ in found], float(np.mean(rights)) if rights else None
+
+    def rankings(self, pairs: int) -> Rankings | None:
+        """Where annotators rank more than two replies at a time: as many rankings as `pairs` labels pay for."""
+        replies = self.choice.options.rm_ranking
+        if replies == 2 or not isinstance(self.task, Rankable):
+            return None
+        with self.meter.redirect("eval"):  # making the data is the world's work, nobody's method
+            n = max(pairs // labels_of(replies), 1)
+            return self.task.rankings(n, replies, stream(self.seed, "rankings"), self.reference)
 
     def agreeing(self, pairs: PreferencePairs) -> Int:
         """Numbers of the pairs that a model trained on the other folds orders as their label does, or not at all.

@@ -88,7 +88,7 @@ LAYERS = {
         " tasks.* types"
     ),
     "rlhfbench.prepare": (
-        "kernels.flops compute errors policy_choice rankings reward_models rewards.* rewards.gold seeding sft tasks.*"
+        "kernels.flops compute errors policy_choice reward_models rewards.* rewards.gold seeding sft tasks.*"
         " types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
@@ -124,7 +124,10 @@ LAYERS = {
     "rlhfbench.steps": "errors json_lines",
     "rlhfbench.step_models": "kernels.* rewards.* steps text types",
     "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
-    "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
+    "rlhfbench.reward_task": (
+        "compute options policy_choice prepare registry reward_models reward_report rewards.* rewards.composed seeding"
+        " tasks.* types"
+    ),
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors registry sft",
     "rlhfbench.layout": "text",

@@ -96,6 +96,11 @@ class ComposedRewardModel:
         self.charge = None
 
     @property
+    def unit(self) -> float:
+        """What a score of 1 is worth in log-odds, as a member gives them on average."""
+        return self.scale.sd * float(np.mean(self.scale.sds))
+
+    @property
     def charge(self) -> Charge | None:
         return self._charge
 
