@@ -66,6 +66,8 @@ def _variant(
             f"Filter: {len(kept):,} of {len(train):,} pairs kept, which cross-fitted models agree with."
         )
     ranked = trainer.rankings(len(train))
+    if ranked is not None:
+        notes.append(f"Trained on {len(ranked):,} rankings, which count as {ranked.labels:,} labels.")
     members, _ = trainer.members(kept if ranked is None else ranked)
     if choice.composed:
         model = trainer.finished(members, normalisation_replies(task, start.policy, seed))

@@ -18,6 +18,7 @@ from rlhfbench.policy_choice import choose_policy
 from rlhfbench.prepare import Prepared, contradicted, prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.reward_models import REWARD_MODELS, choose_reward_model
+from rlhfbench.reward_task import reward_report_from_task
 from rlhfbench.rewards.bags import BagFeatures
 from rlhfbench.rewards.bradley_terry import LinearRewardModel
 from rlhfbench.rewards.composed import ComposedRewardModel, Scale, Scheme
@@ -363,3 +364,40 @@ def test_a_file_that_does_not_say_is_refused(tmp_path: Path, extra: dict[str, An
         InputError, match=r"f.jsonl: line 1: margin: missing; with rm_margin=1 every pair needs one"
     ):
         open_task("pairs:rm_margin=1", path)
+
+
+# --- the report of a reward model --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "words"),
+    [
+        (
+            "rm_members=3,rm_aggregate=uwo",
+            "linear in a bag of unigrams; 3 members, mean less 0.5 variance",
+            True,
+        ),
+        ("rm=bigrams", "linear in a bag of bigrams", True),
+        ("rm=transformer,rm_noise=0.1", "a transformer of 2 layers and width 32; noise 0.1", False),
+        ("rm_ranking=4", "linear in a bag of unigrams; rankings of 4 by their likelihood", True),
+    ],
+)
+def test_rm_reports_the_variant(options: str, model: str, words: bool) -> None:
+    report = reward_report_from_task(f"sentences-small:pairs=600,demos=200,{options}", held_out=400)
+    assert (report.pairs, report.held_out) == (600, 400)
+    ranked = ("Trained on 120 rankings, which count as 600 labels.",) if "ranking" in options else ()
+    assert report.notes == (f"Model: {model}.", *ranked)
+    assert bool(report.positive) == words
+    assert report.gold_accuracy is not None
+    assert report.gold_accuracy > 0.55
+    # in log-odds, whatever the scores of an ensemble are in
+    assert report.log_loss < 0.9
+    assert len(report.as_dict()) == 8
+
+
+def test_rm_says_what_a_filter_kept() -> None:
+    report = reward_report_from_task("sentences-small:pairs=300,demos=200,rm_filter=agreement")
+    model, kept = report.notes
+    assert model.endswith("pairs filtered by agreement, 5 folds.")
+    assert kept == f"Filter: {report.pairs:,} of 300 pairs kept, which cross-fitted models agree with."
+    assert report.pairs < 300
