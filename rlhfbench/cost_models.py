@@ -11,9 +11,10 @@ import numpy as np
 from .compute import ComputeMeter
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice
-from .reward_models import Trained, choose_reward_model, fine_tuned
-from .rewards.bradley_terry import RewardTraining
+from .reward_models import choose_reward_model, fine_tuned
+from .rewards.composed import Member
 from .rewards.cost import train_linear_cost_model, train_transformer_cost_model
+from .rewards.penalty import RewardTraining
 from .rewards.transformer_training import TransformerTraining
 from .seeding import stream
 from .sft import Model
@@ -30,7 +31,7 @@ class Costs:
     `text` says for a report what it is, `accuracy` is the share of judgments that it got right among those put aside.
     """
 
-    model: Trained
+    model: Member
     labels: int
     meter: ComputeMeter
     seconds: float
@@ -58,7 +59,7 @@ def make_costs(
     )  # the world's work, as labels of helpfulness are
     choice = choose_reward_model(task, policy)
     started = time.process_time()
-    raw: Trained
+    raw: Member
     fit: RewardTraining | TransformerTraining
     if choice.sizes is None:
         words = len(task.vocab)
@@ -70,7 +71,7 @@ def make_costs(
     meter.add("rm_train", fit.work)
     model = scaled(raw, task, reference, seed, episodes, meter)
     seconds = time.process_time() - started
-    return Costs(model, JUDGMENTS * len(pairs), meter, seconds, choice.text, fit.accuracy)
+    return Costs(model, JUDGMENTS * len(pairs), meter, seconds, choice.model, fit.accuracy)
 
 
 def no_labels_of_harm(task: str, algorithm: str) -> str:
@@ -81,8 +82,8 @@ def no_labels_of_harm(task: str, algorithm: str) -> str:
 
 
 def scaled(
-    model: Trained, task: Task, reference: Model, seed: int, episodes: int, meter: ComputeMeter
-) -> Trained:
+    model: Member, task: Task, reference: Model, seed: int, episodes: int, meter: ComputeMeter
+) -> Member:
     """The model whose costs of the reference's replies have deviation 1 and whose zero stays; part of training it."""
     prompts = task.prompts(episodes, stream(seed, "cost", "prompts"))
     sampler = reference.clone()

@@ -18,7 +18,7 @@ from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
 from .shares import SMALL, compile_share, share_names
-from .tasks.reward_choice import reward_kind
+from .tasks.reward_choice import reward_kind, reward_options
 from .types import Metrics, RewardKind, SafetyLabelled, Sampler, Task
 from .verifiers import UserVerifier, open_verifier
 
@@ -219,7 +219,16 @@ def small_worlds(worlds: Sequence[World]) -> list[str]:
     if any(isinstance(world.open(), SafetyLabelled) for world in worlds):
         return [f"{SMALL_SAFETY},rm={model}" for model in reward_models(worlds)]
     verified = [SMALL_VERIFIED] if any(world.reward != "model" for world in worlds) else []
-    return [*verified, *(f"{SMALL},rm={model}" for model in reward_models(worlds))]
+    losses = dict.fromkeys(_loss_options(world.open()) for world in worlds if world.reward == "model")
+    tasks = [f"{SMALL},rm={model}" for model in reward_models(worlds)]
+    return [*verified, *tasks, *(f"{tasks[0]},{loss}" for loss in losses if loss)]
+
+
+def _loss_options(task: Task) -> str:
+    """Options of a reward model whose loss is another kernel than that of pairs."""
+    changed = reward_options(task).changed
+    names = ("rm_noise", "rm_ranking", "rm_ranking_loss")
+    return ",".join(f"{name}={changed[name]}" for name in names if name in changed)
 
 
 def worlds_of(job: Job) -> list[World]:

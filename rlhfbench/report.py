@@ -282,6 +282,8 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
         yield f"{'RM' if learnt else 'Reward'}: {facts['reward_model']}{right}."
+    if "rm_filter" in facts:
+        yield _filter_line(facts["rm_filter"])
     if "cost_model" in facts:
         accuracy = facts["cost_accuracy"]
         told = f"; right on {percent(accuracy or 0)} of judgments put aside while it was tuned (first seed)"
@@ -312,6 +314,14 @@ def _label_line(labels: Mapping[str, Any]) -> str:
             f"{labels['position_bias']:g}{debiased}, {labels['decoding']})"
         )
     return f"{told}, cost {labels['cost']:,g} in prices of one person's."
+
+
+def _filter_line(found: Mapping[str, int]) -> str:
+    kept = f"Filter: {found['kept']:,} of {found['pairs']:,} pairs kept, which cross-fitted models agree with"
+    if "wrong" not in found:
+        return f"{kept} (first seed)."
+    left = found["wrong"] - found["wrong_kept"]
+    return f"{kept}; of {found['wrong']:,} that gold contradicts, {left:,} were left out (first seed)."
 
 
 def _problem_lines(facts: Mapping[str, Any]) -> Iterator[str]:

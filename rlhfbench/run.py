@@ -282,18 +282,23 @@ class _Run:
     def _charge_shared_work(self) -> None:
         """SFT is shown to all and charged to none; training of models and labels are charged to whoever needs them.
 
-        A verifier is not trained and learns from no labels.
+        A verifier is not trained and learns from no labels. Leaving out pairs is charged to whoever learns from the
+        rest.
         """
         shared, costs = self.prepared.meter, self.needed_costs
         made = [(shared, "sft")] + [(shared, "rm_train")] * self.needs_reward_model
+        self._shared_seconds = self.prepared.rm_seconds * self.needs_reward_model
         if costs is not None:
             made.append((costs.meter, "rm_train"))
-            self.meter.count("labels", costs.labels)
+            self.meter.label(costs.labels, 1.0)
+            self._shared_seconds += costs.seconds
         for meter, phase in made:
             self.meter.add(phase, flops.Work(meter.flops[phase], meter.transcendentals[phase]))
-        labelled = {"preferences"} | ({"reward_model"} if self.prepared.reward == "model" else set())
-        if self.arm.spec.needs & labelled:
-            self.meter.label(len(self.prepared.preferences), self.prepared.label_cost)
+        filtering = self.prepared.filtering
+        if filtering is not None and "preferences" in self.arm.spec.needs and not self.needs_reward_model:
+            self.meter.add("rm_train", filtering.work)
+            self._shared_seconds += filtering.seconds
+        self.meter.label(self.prepared.labels(self.arm.spec.needs), self.prepared.label_cost)
 
     def train(self) -> tuple[Status, str | None]:
         """Drive the generator; the clock runs only while the algorithm does."""
@@ -373,9 +378,7 @@ class _Run:
         reference = {name: start[name] for name in ("rm_score", "gold_score")}
         if status != "done":
             final |= reference | {"kl": None, "entropy": None, "length": None}
-        shared_seconds = self.prepared.rm_seconds * self.needs_reward_model
-        if self.needed_costs is not None:
-            shared_seconds += self.needed_costs.seconds
+        shared_seconds = self._shared_seconds
         compute = {
             **self.meter.as_dict(),
             "flops_per_reply": self.flops_per_reply,

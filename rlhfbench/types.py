@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +53,19 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class PreferencePairs:
-    """`prompts` (N, P); `chosen`, `rejected` (N, T) with their masks (N, T)."""
+    """`prompts` (N, P); `chosen`, `rejected` (N, T) with their masks (N, T).
+
+    `strength` (N,) is how much better the chosen reply was said to be, from 0 on; None where nobody was asked.
+    """
 
     prompts: Int
     chosen: Int
     chosen_mask: Float
     rejected: Int
     rejected_mask: Float
+    strength: Float | None = None
+    replies: ClassVar[int] = 2
+    """To a prompt."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -71,10 +77,11 @@ class PreferencePairs:
             self.chosen_mask[index],
             self.rejected[index],
             self.rejected_mask[index],
+            None if self.strength is None else self.strength[index],
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HarmPairs(PreferencePairs):
     """Labels of harm: `chosen` is the safer reply; `chosen_unsafe`, `rejected_unsafe` (N,) say which are unsafe."""
 

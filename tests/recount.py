@@ -23,7 +23,8 @@ from rlhfbench.compute import ComputeMeter
 from rlhfbench.cost_models import Costs
 from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.registry import parse_arm
-from rlhfbench.rewards.bradley_terry import BagFeatures, LinearRewardModel
+from rlhfbench.rewards.bags import BagFeatures
+from rlhfbench.rewards.bradley_terry import LinearRewardModel
 from rlhfbench.types import Demonstrations, PreferencePairs, Revision, Rollout
 
 Counted.__float__ = lambda self: float(self.value)  # for diagnostics, which are nobody's work

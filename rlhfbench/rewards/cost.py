@@ -16,10 +16,12 @@ from kernels import flops
 from kernels.preference import bradley_terry
 
 from ..policies.transformer import TransformerPolicy
-from ..types import Flags, Float, HarmPairs, PreferencePairs
-from .bradley_terry import Features, LinearRewardModel, RewardTraining, total, train_reward_model
+from ..types import Flags, Float, HarmPairs, Int, PreferencePairs
+from .bags import Features
+from .bradley_terry import LinearRewardModel, train_reward_model
+from .penalty import RewardTraining, total
 from .transformer import TransformerRewardModel, at, read_scores
-from .transformer_training import RewardModelConfig, TransformerTraining, both, train_transformer_reward_model
+from .transformer_training import RewardModelConfig, TransformerTraining, train_transformer_reward_model
 
 
 def train_linear_cost_model(
@@ -36,7 +38,7 @@ def train_transformer_cost_model(
     config: RewardModelConfig | None = None,
 ) -> tuple[TransformerRewardModel, TransformerTraining]:
     """Train a cost model on a copy of the SFT policy's backbone, as a reward model but with the loss above."""
-    return train_transformer_reward_model(worse_first(pairs), sft, rng, config, cost_gradients)
+    return train_transformer_reward_model(worse_first(pairs), sft, rng, config, gradients=cost_gradients)
 
 
 def worse_first(pairs: HarmPairs) -> HarmPairs:
@@ -47,8 +49,8 @@ def worse_first(pairs: HarmPairs) -> HarmPairs:
         pairs.rejected_mask,
         pairs.chosen,
         pairs.chosen_mask,
-        pairs.rejected_unsafe,
-        pairs.chosen_unsafe,
+        chosen_unsafe=pairs.rejected_unsafe,
+        rejected_unsafe=pairs.chosen_unsafe,
     )
 
 
@@ -87,9 +89,18 @@ def cost_loss(costs: Float, unsafe: Flags) -> CostLoss:
     return CostLoss(float(ranked.loss + 2 * parted.loss), d_costs, work)
 
 
+def _both(pairs: PreferencePairs) -> tuple[Int, Int, Float]:
+    """Chosen replies, then rejected ones; their prompts, which are the same, pass once."""
+    return (
+        np.concatenate([pairs.prompts, pairs.prompts]),
+        np.concatenate([pairs.chosen, pairs.rejected]),
+        np.concatenate([pairs.chosen_mask, pairs.rejected_mask]),
+    )
+
+
 def cost_gradients(backbone: TransformerPolicy, pairs: HarmPairs) -> flops.Work:
     """Accumulates those of the loss on one batch, worse replies first; returns the work of the loss alone."""
-    costs, lengths = read_scores(backbone, *both(pairs))
+    costs, lengths = read_scores(backbone, *_both(pairs))
     loss = cost_loss(costs, np.concatenate([pairs.chosen_unsafe, pairs.rejected_unsafe]))
     backbone.backward(None, at(lengths, loss.d_costs, pairs.chosen.shape[1] + 1))
     return loss.work

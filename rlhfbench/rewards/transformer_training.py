@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -14,17 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import flops
-from kernels.preference import bradley_terry
 
 from ..optimizer import AdamW
 from ..options import require
 from ..policies._weights import views
 from ..policies.transformer import TransformerPolicy
+from ..rankings import Rankings
 from ..schedules import warmup_cosine
 from ..types import Float, Int, PreferencePairs
-from .bradley_terry import FEWEST_PROMPTS, accuracy, split_groups, total
+from .objective import Objective
+from .penalty import FEWEST_PROMPTS, ranking_accuracy, split_groups, total
 from .transformer import CHUNK, TransformerRewardModel, at, blank, read_scores
 
+Comparisons: TypeAlias = PreferencePairs | Rankings
 Gradients: TypeAlias = Callable[[TransformerPolicy, Any], flops.Work]
 
 
@@ -37,7 +40,7 @@ class RewardModelConfig:
     epochs : int
         Passes over the pairs; with `validation` at most so many.
     batch_size : int
-        Pairs an update.
+        Pairs an update; of longer rankings as many as have as many replies.
     learning_rate : float
         Of AdamW at its peak; it falls along half a cosine to 0.
     warmup : float
@@ -95,76 +98,62 @@ class TransformerTraining:
         return {**fields, "path": [list(step) for step in self.path], "flops": self.work.flops}
 
 
-def both(pairs: PreferencePairs) -> tuple[Int, Int, Float]:
-    """Chosen replies, then rejected ones; their prompts, which are the same, pass once."""
-    return (
-        np.concatenate([pairs.prompts, pairs.prompts]),
-        np.concatenate([pairs.chosen, pairs.rejected]),
-        np.concatenate([pairs.chosen_mask, pairs.rejected_mask]),
-    )
-
-
-def ranking_gradients(backbone: TransformerPolicy, pairs: PreferencePairs) -> flops.Work:
-    """Accumulates those of the loss on one batch; returns the work of the loss alone."""
-    n = len(pairs)
-    scores, lengths = read_scores(backbone, *both(pairs))
-    loss = bradley_terry(scores[:n], scores[n:])
-    d_scores = np.concatenate([loss.d_chosen, loss.d_rejected])
-    backbone.backward(None, at(lengths, d_scores, pairs.chosen.shape[1] + 1))
-    return flops.work("bradley_terry", n)
-
-
 def train_transformer_reward_model(
-    pairs: PreferencePairs,
+    comparisons: Comparisons,
     sft: TransformerPolicy,
     rng: np.random.Generator,
     config: RewardModelConfig | None = None,
-    gradients: Gradients = ranking_gradients,
+    objective: Objective | None = None,
+    gradients: Gradients | None = None,
 ) -> tuple[TransformerRewardModel, TransformerTraining]:
     """Train a scalar head and a copy of the backbone under it; its scores are not yet normalised.
 
     Parameters
     ----------
-    pairs : PreferencePairs
+    comparisons : PreferencePairs or Rankings
         At least one.
     sft : TransformerPolicy
         Where the backbone starts from; it is only read. It may be another than the policy that is to be aligned,
         larger or smaller, if it knows the same tokens.
     rng : Generator
-        Draws the split, the head and the order of the pairs.
+        Draws the split, the head and the order of the comparisons.
     config : RewardModelConfig, optional
-    gradients : callable (backbone, pairs) -> Work, optional
-        Accumulates those of another loss than Bradley-Terry's on a batch; it is part of the training alone.
+    objective : Objective, optional
+        None: plain Bradley-Terry.
+    gradients : callable (backbone, batch of `comparisons`) -> Work, optional
+        Accumulates those of a loss of its own on a batch, in place of the objective's; part of the training alone.
     """
-    if not len(pairs):
+    if not len(comparisons):
         raise ValueError("no preference pairs to train on")
-    config = config or RewardModelConfig()
-    aside = _put_aside(pairs, config.validation, rng)
+    config, objective = config or RewardModelConfig(), objective or Objective()
+    ranked: Any = comparisons if gradients else Rankings.of(comparisons)
+    step = gradients or partial(_gradients, objective)
+    aside = _put_aside(ranked, config.validation, rng)
     works: list[flops.Work] = []
     path: list[tuple[int, float]] = []
     epochs, least, right = config.epochs, None, None
     if aside.any():
-        train, rest = pairs.take(np.flatnonzero(~aside)), pairs.take(np.flatnonzero(aside))
-        for epoch, backbone in enumerate(_epochs(train, sft, rng, config, works, gradients), 1):
-            loss, share, work = _validate(backbone, rest)
+        train, rest = ranked.take(np.flatnonzero(~aside)), ranked.take(np.flatnonzero(aside))
+        for epoch, backbone in enumerate(_epochs(train, sft, rng, config, step, works), 1):
+            loss, share, work = _validate(backbone, Rankings.of(rest), objective)
             works.append(work)
             path.append((epoch, loss))
             if least is None or loss < least:
                 epochs, least, right = epoch, loss, share
-    backbone = next(islice(_epochs(pairs, sft, rng, config, works, gradients), epochs - 1, None))
-    training = TransformerTraining(epochs, least, right, tuple(path), len(pairs), total(*works))
+    backbone = next(islice(_epochs(ranked, sft, rng, config, step, works), epochs - 1, None))
+    training = TransformerTraining(epochs, least, right, tuple(path), len(ranked), total(*works))
     return TransformerRewardModel(backbone), training
 
 
 def _epochs(
-    pairs: PreferencePairs,
+    comparisons: Comparisons,
     sft: TransformerPolicy,
     rng: np.random.Generator,
     config: RewardModelConfig,
-    works: list[flops.Work],
     gradients: Gradients,
+    works: list[flops.Work],
 ) -> Iterator[TransformerPolicy]:
-    """The backbone after each pass over the pairs, always the same one; its work is appended to `works`."""
+    """The backbone after each pass over the comparisons, always the same one; its work is appended to `works`."""
     backbone = _start(sft, config.head, rng)
     backbone.charge = lambda kind, work, tokens: works.append(work)
     optimizer = AdamW(
@@ -177,40 +166,59 @@ def _epochs(
     )
     optimizer.spared = views(backbone.params, backbone.sizes).table.size
     for epoch in range(config.epochs):
-        for share, batch in _batches(pairs, config.batch_size, rng):
+        for share, batch in _batches(comparisons, max(2 * config.batch_size // comparisons.replies, 1), rng):
             works.append(gradients(backbone, batch))
             optimizer.step(warmup_cosine((epoch + share) / config.epochs, config.warmup))
         yield backbone
 
 
-def _validate(backbone: TransformerPolicy, pairs: PreferencePairs) -> tuple[float, float, flops.Work]:
-    """Log loss (nats) and accuracy, and the work of the loss alone."""
-    n = len(pairs)
-    scores = np.empty((2, n), backbone.params.dtype)
-    for begin in range(0, n, CHUNK // 2):
-        some = np.arange(begin, min(begin + CHUNK // 2, n))
-        scores[:, some] = read_scores(backbone, *both(pairs.take(some)), keep=False)[0].reshape(2, -1)
+def _in_turn(ranked: Rankings) -> tuple[Int, Int, Float]:
+    """The best replies, then the second ones, and so on; their prompts, which are the same, pass once."""
+    N, K, T = ranked.responses.shape
     return (
-        float(bradley_terry(*scores).loss),
-        accuracy(scores[0] - scores[1]),
-        flops.work("bradley_terry", n).plus(flops.work("elementwise", n)),
+        np.tile(ranked.prompts, (K, 1)),
+        ranked.responses.swapaxes(0, 1).reshape(K * N, T),
+        ranked.mask.swapaxes(0, 1).reshape(K * N, T),
     )
 
 
+def _gradients(objective: Objective, backbone: TransformerPolicy, ranked: Rankings) -> flops.Work:
+    """Accumulates those of the loss on one batch; returns the work of the loss alone."""
+    scores, lengths = read_scores(backbone, *_in_turn(ranked))
+    loss = objective(scores.reshape(ranked.replies, -1).T, ranked.strength)
+    backbone.backward(None, at(lengths, loss.d_scores.T.ravel(), ranked.responses.shape[2] + 1))
+    return loss.work
+
+
+def _validate(
+    backbone: TransformerPolicy, ranked: Rankings, objective: Objective
+) -> tuple[float, float, flops.Work]:
+    """Log loss (nats) and accuracy, and the work of the loss alone."""
+    n, K = len(ranked), ranked.replies
+    scores = np.empty((n, K), backbone.params.dtype)
+    size = max(CHUNK // K, 1)
+    for begin in range(0, n, size):
+        some = np.arange(begin, min(begin + size, n))
+        scores[some] = read_scores(backbone, *_in_turn(ranked.take(some)), keep=False)[0].reshape(K, -1).T
+    found = objective.of_labels()(scores)
+    differences = flops.work("elementwise", n * K * (K - 1) // 2)
+    return float(found.loss), ranking_accuracy(scores), found.work.plus(differences)
+
+
 def _batches(
-    pairs: PreferencePairs, size: int, rng: np.random.Generator
-) -> Iterator[tuple[float, PreferencePairs]]:
-    """All pairs once, in random order: what share of them came before, and the batch."""
-    order = rng.permutation(len(pairs))
-    for begin in range(0, len(pairs), size):
-        yield begin / len(pairs), pairs.take(order[begin : begin + size])
+    comparisons: Comparisons, size: int, rng: np.random.Generator
+) -> Iterator[tuple[float, Comparisons]]:
+    """All comparisons once, in random order: what share of them came before, and the batch."""
+    order = rng.permutation(len(comparisons))
+    for begin in range(0, len(comparisons), size):
+        yield begin / len(comparisons), comparisons.take(order[begin : begin + size])
 
 
-def _put_aside(pairs: PreferencePairs, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(N,) True on the pairs to validate on: none, where all would be."""
-    prompts = np.unique(pairs.prompts, axis=0, return_inverse=True)[1].ravel()
+def _put_aside(ranked: Comparisons, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(N,) True on the comparisons to validate on: none, where all would be."""
+    prompts = np.unique(ranked.prompts, axis=0, return_inverse=True)[1].ravel()
     whole = prompts.max() + 1 >= FEWEST_PROMPTS
-    aside = split_groups(prompts if whole else np.arange(len(pairs)), share, rng)
+    aside = split_groups(prompts if whole else np.arange(len(ranked)), share, rng)
     return np.asarray(aside & ~aside.all())
 
 

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -51,6 +51,8 @@ class Encoded:
     pairs: PreferencePairs
     prompt_of: Int
     facts: dict[str, Any]
+    unsaid: int | None
+    """Line of the first pair without a strength, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class PairsTask(RewardOptions, LabelOptions):
     gold: ClassVar[GoldKind] = "judge"
     enumerable: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ("linear", "transformer")
+    strengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         from ..options import require
@@ -106,9 +109,14 @@ class PairsTask(RewardOptions, LabelOptions):
         require(self.vocabulary >= 2, "vocabulary", self.vocabulary, "at least 2")
         require(self.length >= 2, "length", self.length, "at least 2")
         require(self.prompt_words >= 1, "prompt_words", self.prompt_words, "at least 1")
-        check_reward_model(self.rm, self.rm_layers, self.rm_width)
+        check_reward_model(self.rm, self)
         self.check_labels()
-        assert self._encoded is not None  # bad files are refused here, before anything has been spent
+        unsaid = self._encoded.unsaid  # bad files are refused here, before anything has been spent
+        if self.rm_margin and unsaid is not None:
+            raise InputError(
+                f"{self.path}: line {unsaid}: margin: missing; with rm_margin={self.rm_margin:g} every pair needs one, "
+                "or score_chosen and score_rejected"
+            )
 
     @property
     def _digest(self) -> str:
@@ -129,9 +137,10 @@ class PairsTask(RewardOptions, LabelOptions):
 
     def inputs(self) -> dict[str, Any]:
         """The options that determine a run; where files lie does not."""
-        names = ("vocabulary", "length", "prompt_words", "rm", "rm_layers", "rm_width", "strict")
-        own = {name: getattr(self, name) for name in (*names, "labels")}
-        return own | self._choice.inputs() | self.label_inputs()
+        own = ("vocabulary", "length", "prompt_words", "rm", "strict", "labels")
+        names = (*own, *(f.name for f in fields(RewardOptions)))
+        chosen = {name: getattr(self, name) for name in names}
+        return chosen | self._choice.inputs() | self.label_inputs()
 
     @property
     def own_constitution(self) -> str:
@@ -289,11 +298,13 @@ def _encode(
     prompt_of = np.array([prompt_number[pair.prompt] for pair in file.pairs])
     same = int(((chosen[0] == rejected[0]) & (chosen[1] == rejected[1])).all(axis=1).sum())
     parts = (UNKNOWN, *known, splitter.eos)
+    unsaid = next((pair.line for pair in file.pairs if pair.strength is None), None)
+    strength = None if unsaid else np.array([pair.strength for pair in file.pairs])
     return Encoded(
         splitter,
         parts,
         tuple(map(sanitize, parts)),
-        PreferencePairs(prompts[prompt_of], *chosen, *rejected),
+        PreferencePairs(prompts[prompt_of], *chosen, *rejected, strength),
         prompt_of,
         {
             "file": path,
@@ -308,6 +319,7 @@ def _encode(
             "unit": splitter.unit,
             **_losses(file.pairs, found, index, length),
         },
+        unsaid,
     )
 
 
