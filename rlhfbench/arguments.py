@@ -194,7 +194,7 @@ def _list(command: Parser) -> None:
     command.add_argument(
         "--constitution",
         metavar="C",
-        help="print a shipped constitution (sentences, words, text) to copy and edit",
+        help="print a shipped constitution (sentences, safety, words, text) to copy and edit",
     )
 
 

@@ -197,7 +197,7 @@ def test_a_bad_file_is_explained_in_one_line_and_exits_2(case, tmp_path: Path, c
         (
             "none.toml",
             None,
-            "no such file; a .toml or .json file is needed, or one of sentences, text, words",
+            "no such file; a .toml or .json file is needed, or one of safety, sentences, text, words",
         ),
         ("c.yaml", b"name: x", "the name ends in .yaml; .toml or .json is needed"),
         ("c.json", b"[1]", "is a list; an object with name and rules is needed"),

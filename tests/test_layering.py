@@ -87,8 +87,8 @@ LAYERS = {
     ),
     "rlhfbench.rewards.cost": f"{KERNELS} policies.* rewards.* rewards.transformer rewards.transformer_training types",
     "rlhfbench.cost_models": (
-        "compute policies.* policy_choice reward_models rewards.* rewards.cost rewards.transformer_training seeding sft"
-        " types"
+        "compute policies.* policy_choice reward_models rewards.* rewards.composed rewards.cost"
+        " rewards.transformer_training seeding sft types"
     ),
     "rlhfbench.tasks": "",
     "rlhfbench.tasks.*": (

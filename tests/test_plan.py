@@ -19,6 +19,7 @@ NOT_IN_THE_KEY = {
     "results.py",
     "run_folder.py",
     "registry.py",
+    "preset_files.py",  # what a preset sets is part of the configuration
     "environment.py",  # what is said of the machine
 }
 
