@@ -40,6 +40,8 @@ class Prepared:
     meter: ComputeMeter
     rm_seconds: float
     facts: dict[str, Any] = field(default_factory=dict)
+    solution_labels: int | None = None
+    """Labels of steps or answers that the reward model learnt from; None where it learnt from the pairs, if at all."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,11 @@ def prepare(
         rollout = reference.sample(prompts, uniforms)
     inputs = (prompts, rollout.responses, rollout.mask)
     model: Reward
+    labels = None
     if kind == "model":
-        trained, accuracy = make_reward_model(
-            task, choice, reference, demonstrations, preferences, seed, meter
-        )
-        model = normalised(trained, inputs, meter)
-        about = {"reward_model": choose_reward_model(task, choice).text, "rm_accuracy": accuracy}
+        made = make_reward_model(task, choice, reference, demonstrations, preferences, seed, meter)
+        model, labels = normalised(made.model, inputs, meter), made.solution_labels
+        about = {"reward_model": choose_reward_model(task, choice).text, "rm_accuracy": made.accuracy}
     else:
         model = verifier.reward(task) if verifier is not None else Verifier(task.gold_score)
         about = {"reward_model": "the task's verifier" if verifier is None else f"verifier '{verifier.name}'"}
@@ -134,6 +135,7 @@ def prepare(
         meter,
         rm_seconds,
         world_facts(task, kind, model, gold, *inputs) | about,
+        labels,
     )
 
 

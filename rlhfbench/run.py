@@ -235,14 +235,17 @@ class _Run:
     def _charge_shared_work(self) -> None:
         """SFT is shown to all and charged to none; RM training and labels are charged to whoever needs them.
 
-        A verifier is not trained and learns from no labels.
+        A verifier is not trained and learns from no labels. Labels of pairs are paid once, whoever learns from them.
         """
         shared = self.prepared.meter
         for phase in ["sft"] + ["rm_train"] * self.needs_reward_model:
             self.meter.add(phase, flops.Work(shared.flops[phase], shared.transcendentals[phase]))
-        labelled = {"preferences"} | ({"reward_model"} if self.prepared.reward == "model" else set())
-        if self.arm.spec.needs & labelled:
+        learnt = self.needs_reward_model and self.prepared.reward == "model"
+        solutions = self.prepared.solution_labels
+        if "preferences" in self.arm.spec.needs or (learnt and solutions is None):
             self.meter.count("labels", len(self.prepared.preferences))
+        if learnt and solutions is not None:
+            self.meter.count("labels", solutions)
 
     def train(self) -> tuple[Status, str | None]:
         """Drive the generator; the clock runs only while the algorithm does."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float: TypeAlias = NDArray[np.floating[Any]]
 Int: TypeAlias = NDArray[np.int64]
+Bool: TypeAlias = NDArray[np.bool_]
 Metrics: TypeAlias = dict[str, float]
 Status: TypeAlias = Literal["done", "diverged", "error", "timeout", "interrupted"]
 Need: TypeAlias = Literal["reward_model", "preferences"]
@@ -24,6 +25,8 @@ GoldKind: TypeAlias = Literal["exact", "judge", "verifier"]
 """The true reward is known; a judge stands in for it; it is whether a reply is right, which a program checks."""
 RewardKind: TypeAlias = Literal["model", "verifier", "gold"]
 """What algorithms are rewarded by: a trained model, a verifier of the user's, or the task's own, which is gold."""
+StepAggregate: TypeAlias = Literal["product", "min", "last", "sum"]
+"""What a reply's score is of the probabilities that its steps are right."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,27 @@ class PreferencePairs:
         )
 
 
+@dataclass(frozen=True)
+class LabelledSteps:
+    """What a process reward model learns from: `prompts` (N, P); `responses`, `mask`, `ends`, `labels` (N, T).
+
+    Where a step `ends`, its label is 1 if the step is right, else 0.
+    """
+
+    prompts: Int
+    responses: Int
+    mask: Float
+    ends: Bool
+    labels: Bool
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, index: Int) -> LabelledSteps:
+        rows = self.responses[index], self.mask[index], self.ends[index], self.labels[index]
+        return LabelledSteps(self.prompts[index], *rows)
+
+
 class Sampler(Protocol):
     """Anything that answers prompts: a policy, or what an algorithm puts into `Setup.served`."""
 
@@ -117,6 +141,27 @@ class Policy(Sampler, Protocol):
 class RewardModel(Protocol):
     def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """(B,) scores: a model's in standard deviations of the reference policy's scores, reference mean 0."""
+        ...
+
+
+class StepRewards(NamedTuple):
+    """What each step of some replies earns: `tokens` (B, T), 0 but where a step `ends` (B, T)."""
+
+    tokens: Float
+    ends: Bool
+
+    def take(self, index: Int) -> StepRewards:
+        return StepRewards(self.tokens[index], self.ends[index])
+
+
+@runtime_checkable
+class DenseReward(Protocol):
+    """A reward model that also says which step of a reply earned what."""
+
+    def score(self, prompts: Int, responses: Int, mask: Float) -> Float: ...
+
+    def rewards(self, prompts: Int, responses: Int, mask: Float) -> StepRewards:
+        """A reply's rewards add up to its score."""
         ...
 
 
@@ -227,6 +272,24 @@ class Verifiable(Protocol):
 
     def answer(self, prompt: Int) -> str:
         """The right answer to one prompt (P,)."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A task whose replies are worked out in steps that can be labelled."""
+
+    @property
+    def step_tokens(self) -> Bool:
+        """(V,) which tokens end a step; the last token of a reply does in any case."""
+        ...
+
+    def solutions(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> LabelledSteps:
+        """`n` of the reference's solutions (None: the task's own number) with a label for each step."""
+        ...
+
+    def whole(self, solutions: LabelledSteps, rng: np.random.Generator) -> LabelledSteps:
+        """The same with one label a solution, at its end: whether the answer is right."""
         ...
 
 

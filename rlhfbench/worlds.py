@@ -20,6 +20,7 @@ from .policy_choice import TransformerSizes, choose_policy
 from .prepare import Prepared, evaluation_inputs
 from .reward_models import REWARD_MODELS, choose_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
+from .rewards.process import StepRewardModel
 from .rewards.transformer import TransformerRewardModel
 from .rewards.verifier import Verifier
 from .seeding import stream
@@ -114,7 +115,7 @@ def load_world(
 
 def _load_model(folder: Path, task: Task, policy: str, prompt_length: int) -> RewardModel:
     model = load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words_of(task))
-    if isinstance(model, TransformerRewardModel):
+    if isinstance(model, TransformerRewardModel | StepRewardModel):
         needed = choose_reward_model(task, choose_policy(policy)).sizes
         _check_backbone(folder, model, needed, (len(task.vocab), task.max_length + 1, prompt_length))
     return model
@@ -122,7 +123,7 @@ def _load_model(folder: Path, task: Task, policy: str, prompt_length: int) -> Re
 
 def _check_backbone(
     folder: Path,
-    model: TransformerRewardModel,
+    model: TransformerRewardModel | StepRewardModel,
     needed: TransformerSizes | None,
     lengths: tuple[int, int, int],
 ) -> None:

@@ -36,7 +36,7 @@ def counting(copied):
 
 def main():
     transformer_training.AdamW = CountedAdamW
-    transformer_training._start = counting(transformer_training._start)
+    transformer_training.start_from = counting(transformer_training.start_from)
     transformer.CHUNK = transformer_training.CHUNK = 4
     sft = make(layers=1, width=4)
     sft.params = recount(sft.params)

@@ -76,21 +76,26 @@ LAYERS = {
     "rlhfbench.rewards.transformer_training": (
         f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
     ),
+    "rlhfbench.rewards.process": f"{KERNELS} policies.* rewards.* rewards.transformer types",
+    "rlhfbench.rewards.process_training": (
+        f"{KERNELS} optimizer options policies.* rewards.* rewards.process rewards.transformer_training schedules types"
+    ),
     "rlhfbench.tasks": "",
     "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
     "rlhfbench.registry": "errors options types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
     "rlhfbench.reward_models": (
-        "compute policies.* policy_choice rewards.* rewards.transformer rewards.transformer_training seeding sft types"
+        "compute policies.* policy_choice rewards.* rewards.process rewards.process_training rewards.transformer"
+        " rewards.transformer_training seeding sft tasks.* types"
     ),
     "rlhfbench.prepare": (
         "compute policy_choice reward_models rewards.* rewards.gold seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
-        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.gold rewards.transformer seeding sft"
-        " tasks.* types verifiers"
+        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.gold rewards.process"
+        " rewards.transformer seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
