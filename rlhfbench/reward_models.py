@@ -101,15 +101,28 @@ def make_reward_model(
         linear, fit = train_reward_model(pairs, vocab_size=len(task.vocab), features=choice.features, rng=rng)
         meter.add("rm_train", fit.work)
         return Made(linear, fit.accuracy)
-    if choice.sizes == policy.options:
-        start = cast(TransformerPolicy, reference)
-    else:
-        start = fine_tuned(task, choice.sizes, demonstrations, seed, meter)
+    start = backbone_of(task, policy, reference, demonstrations, seed, meter)
     if getattr(task, "rm", "") in LABELLED:
         return _judge_of_solutions(task, reference, start, seed, meter)
     model, training = train_transformer_reward_model(pairs, start, rng)
     meter.add("rm_train", training.work)
     return Made(model, training.accuracy)
+
+
+def backbone_of(
+    task: Task,
+    policy: PolicyChoice,
+    reference: Model,
+    demonstrations: Demonstrations,
+    seed: int,
+    meter: ComputeMeter,
+) -> TransformerPolicy:
+    """What a transformer reward model starts as: the reference, if that is of its size."""
+    sizes = choose_reward_model(task, policy).sizes
+    assert sizes is not None
+    if sizes == policy.options:
+        return cast(TransformerPolicy, reference)
+    return fine_tuned(task, sizes, demonstrations, seed, meter)
 
 
 def _judge_of_solutions(

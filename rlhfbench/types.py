@@ -284,6 +284,10 @@ class Stepwise(Protocol):
         """(V,) which tokens end a step; the last token of a reply does in any case."""
         ...
 
+    def step_labels(self, prompts: Int, responses: Int) -> Bool:
+        """(B, T) whether the step that ends with a token is right."""
+        ...
+
     def solutions(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> LabelledSteps:
         """`n` of the reference's solutions (None: the task's own number) with a label for each step."""
         ...

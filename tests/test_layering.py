@@ -125,6 +125,10 @@ LAYERS = {
     "rlhfbench.steps": "errors json_lines",
     "rlhfbench.step_models": "kernels.* rewards.* steps text types",
     "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
+    "rlhfbench.step_task": (
+        "compute options policy_choice prepare registry reward_models rewards.process rewards.process_training seeding"
+        " selection sft step_report tasks.* types"
+    ),
     "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors registry sft",
@@ -138,7 +142,7 @@ LAYERS = {
     "rlhfbench.arguments": "rlhfbench errors options",
     "rlhfbench.cli": (
         f"{OUTCOME} architect architect_report arguments catalogue conformance doctor harness layout plots progress"
-        " report reward_report reward_task samples show step_report sweep_report sweeps text"
+        " report reward_report reward_task samples show step_report step_task sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }
