@@ -74,7 +74,7 @@ def choose_reward_model(task: Task, policy: PolicyChoice) -> RewardModelChoice:
 
 def aggregate_of(task: Task) -> StepAggregate:
     """What a process reward model's score is of its steps."""
-    return cast(StepAggregate, getattr(task, "rm_aggregate_steps", None) or "product")
+    return cast(StepAggregate, getattr(task, "rm_aggregate_steps", None) or "sum")
 
 
 @dataclass(frozen=True)

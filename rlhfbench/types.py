@@ -25,7 +25,7 @@ GoldKind: TypeAlias = Literal["exact", "judge", "verifier"]
 """The true reward is known; a judge stands in for it; it is whether a reply is right, which a program checks."""
 RewardKind: TypeAlias = Literal["model", "verifier", "gold"]
 """What algorithms are rewarded by: a trained model, a verifier of the user's, or the task's own, which is gold."""
-StepAggregate: TypeAlias = Literal["product", "min", "last", "sum"]
+StepAggregate: TypeAlias = Literal["sum", "product", "min", "last"]
 """What a reply's score is of the probabilities that its steps are right."""
 
 

@@ -234,7 +234,7 @@ def test_it_comes_back_to_the_bit(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"aggregate": "mean"}, "aggregate: came as 'mean', one of product, min, last, sum is needed"),
+        ({"aggregate": "mean"}, "aggregate: came as 'mean', one of sum, product, min, last is needed"),
         ({"sd": 0.0}, "mean, sd: came as 0.0, 0.0, numbers with sd above 0 are needed"),
         ({"step_tokens": np.ones(3, np.uint8)}, r"step_tokens: came with shape \(3,\), \(5,\) is needed"),
     ],

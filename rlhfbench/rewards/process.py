@@ -37,7 +37,7 @@ class StepRewardModel:
         Its value head is a step's log-odds of being right; replies may have one token less than its `max_length`.
     step_tokens : (V,) bool
         Which tokens end a step; the last of a reply always does. None but that: an outcome reward model.
-    aggregate : {"product", "min", "last", "sum"}
+    aggregate : {"sum", "product", "min", "last"}
     mean, sd : float
         Of the reference's scores; 0 and 1 until `normalised`.
 
@@ -53,7 +53,7 @@ class StepRewardModel:
         self,
         backbone: TransformerPolicy,
         step_tokens: Bool,
-        aggregate: StepAggregate = "product",
+        aggregate: StepAggregate = "sum",
         mean: float = 0.0,
         sd: float = 1.0,
     ) -> None:
@@ -182,7 +182,7 @@ def increments(right: Float, ends: Bool, aggregate: StepAggregate) -> Float:
     right : (B, T)
         Probabilities that steps are right.
     ends : (B, T) bool
-    aggregate : {"product", "min", "last", "sum"}
+    aggregate : {"sum", "product", "min", "last"}
     """
     if aggregate == "sum":
         return right * ends

@@ -79,7 +79,7 @@ def train_step_reward_model(
     sft: TransformerPolicy,
     step_tokens: Bool,
     rng: np.random.Generator,
-    aggregate: StepAggregate = "product",
+    aggregate: StepAggregate = "sum",
     config: StepTrainingConfig | None = None,
 ) -> tuple[StepRewardModel, StepTraining]:
     """Train a head and a copy of the backbone under it on labelled steps; its scores are not yet normalised.
@@ -94,7 +94,7 @@ def train_step_reward_model(
         Which tokens end a step; none for an outcome reward model.
     rng : Generator
         Draws the head and the order of the solutions.
-    aggregate : {"product", "min", "last", "sum"}
+    aggregate : {"sum", "product", "min", "last"}
         What the model's score is; it does not change the training.
     config : StepTrainingConfig, optional
     """

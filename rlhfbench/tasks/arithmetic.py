@@ -60,9 +60,9 @@ class Arithmetic(RewardOptions):
         cannot tell right from wrong.
     rm_solutions : int, optional
         Solutions that a process or outcome reward model is trained on; 4,000.
-    rm_aggregate_steps : {"product", "min", "last", "sum"}, optional
-        What a process reward model's score is of the probabilities that steps are right; product. What a step earns
-        is what it adds to that.
+    rm_aggregate_steps : {"sum", "product", "min", "last"}, optional
+        What a process reward model's score is of the probabilities that steps are right: sum, as published for PPO and
+        GRPO. What a step earns is what it adds to that.
     """
 
     terms: int = 3
