@@ -10,12 +10,14 @@ from test_online_methods import B, G, World
 
 from rlhfbench.algorithms import grpo, ppo
 from rlhfbench.errors import InputError
+from rlhfbench.harness import compare
 from rlhfbench.kl_penalty import estimates
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.rewards.process import StepRewardModel
 from rlhfbench.rollouts import collect, groups
 from rlhfbench.run import run
+from rlhfbench.samples import samples
 from rlhfbench.tasks.arithmetic import Arithmetic
 from rlhfbench.types import DenseReward, Rollout, StepRewards, Stepwise
 
@@ -240,13 +242,14 @@ def test_where_nothing_is_worked_out_no_steps_can_be_judged():
         load_task("sentences:rm=process")
 
 
-SMALL = "arithmetic:terms=2,largest=2,demos=200,pairs=16,rm_solutions=64"
+SMALL = "arithmetic:terms=2,largest=2,demos=200,pairs=16"
 
 
 @COMPILED
 @pytest.mark.parametrize("policy", ["transformer:layers=1,width=8,heads=1", "linear"])
 def test_a_world_has_them(policy):
-    worlds = {rm: prepare(load_task(f"{SMALL},rm={rm}"), policy, 0, 64) for rm in ("process", "outcome")}
+    task = f"{SMALL},rm_solutions=64,rm="
+    worlds = {rm: prepare(load_task(task + rm), policy, 0, 64) for rm in ("process", "outcome")}
     for rm, world in worlds.items():
         assert world.reward == "model"
         assert isinstance(world.reward_model, StepRewardModel)
@@ -259,3 +262,15 @@ def test_a_world_has_them(policy):
         assert paired.compute["labels"] == len(world.preferences)
     assert worlds["outcome"].solution_labels == 64 < worlds["process"].solution_labels
     np.testing.assert_array_equal(*(world.reference.params for world in worlds.values()))
+
+
+@COMPILED
+def test_a_run_is_kept_with_its_reward_model(tmp_path):
+    """`samples` scores replies with the model that was stored, to the bit."""
+    arms = ["ppo:updates=1,batch_size=16,rm=process,rm_solutions=64"]
+    options = {"task": SMALL, "policy": "transformer:layers=1,width=8,heads=1", "seeds": 1, "jobs": 0}
+    made = compare(arms, out=str(tmp_path), **options)
+    kept = made.runs["ppo"][0].replies
+    again = [reply.rm_score for reply in samples(str(tmp_path), prompts=20).reference]
+    assert np.ptp(again) > 0
+    np.testing.assert_allclose(again, [row["reference_rm_score"] for row in kept], atol=1e-6)

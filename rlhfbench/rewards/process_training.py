@@ -1,6 +1,6 @@
 """How reward models of steps are trained: cross-entropy at step ends, all parameters of a copy of the SFT policy.
 
-Lightman et al. 2023 (arXiv:2305.20050), section 2.5 and appendix F; what was tried stands in docs/process-rewards.md.
+Lightman et al. 2023 (arXiv:2305.20050); what was tried stands in docs/process-rewards.md.
 """
 
 from __future__ import annotations
