@@ -173,13 +173,16 @@ def _rm(command: Parser) -> None:
         "--test", metavar="FILE", help="with --data or --steps: test on this file, train on all of the other"
     )
     command.add_argument(
-        "--pairs", type=int, metavar="N", help="with --task: pairs to train on (default the task's)"
+        "--pairs",
+        type=int,
+        metavar="N",
+        help="with --task: pairs or solutions to train on (default the task's)",
     )
     command.add_argument(
         "--held-out",
         type=int,
         metavar="N",
-        help="pairs or solutions to test on (default 100; 20 %% of a file)",
+        help="pairs or solutions to test on (default 100 or 500; 20 %% of a file)",
     )
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of data, split and fit (default 0)"

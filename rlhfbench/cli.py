@@ -257,7 +257,10 @@ def _rm(args: Namespace) -> int:
         report = reward_report_from_file(args.data, args.test, args.held_out, args.strict, args.seed)
     else:
         from .reward_task import reward_report_from_task
+        from .step_task import judges_solutions
 
+        if judges_solutions(source):
+            return _rm_solutions(args, source)
         report = reward_report_from_task(source, args.pairs, args.held_out, args.seed)
     _json(args, report.as_dict())
     _show_blocks(reward_blocks(report, source), stderr=args.json == "-")
@@ -292,6 +295,16 @@ def _rm_steps(args: Namespace) -> int:
     report = step_report(args.steps, args.test, args.held_out, args.strict, args.seed)
     _json(args, report.as_dict())
     _show_blocks(step_blocks(report, args.steps), stderr=args.json == "-")
+    return OK
+
+
+def _rm_solutions(args: Namespace, task: str) -> int:
+    from .show import step_blocks
+    from .step_task import step_report_from_task
+
+    report = step_report_from_task(task, args.pairs, args.held_out, args.seed)
+    _json(args, report.as_dict())
+    _show_blocks(step_blocks(report, task), stderr=args.json == "-")
     return OK
 
 

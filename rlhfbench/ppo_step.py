@@ -17,7 +17,7 @@ from .kl_control import Controller, KLControl, controller
 from .kl_penalty import KL, estimates, in_loss
 from .metrics import mean
 from .options import require
-from .rollouts import Episodes, episode_metrics, logit_gradient, token_weights
+from .rollouts import Episodes, episode_metrics, logit_gradient, pay, token_weights
 from .schedules import Schedule, scheduled
 from .types import Float, Int, Metrics, Optimizer, Setup
 
@@ -162,7 +162,7 @@ def ppo_update(
 
 
 def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, beta: float) -> Targets:
-    """Generalised advantages of the score at the last token less the KL penalty of each."""
+    """Generalised advantages of the score at the last token, or at each step's, less the KL penalty of every token."""
     mask = episodes.mask
     values = setup.policy.values(*episodes.replies, keep=False)
     if in_loss(config.kl):
@@ -173,12 +173,9 @@ def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, 
             setup, config.kl, episodes.replies, episodes.logprobs, episodes.ref_logprobs
         )
         setup.charge("elementwise", mask.size)
-    last = np.count_nonzero(mask, axis=1) - 1
-    scores = episodes.scores
     if config.score_clip:
-        scores = np.clip(scores, -config.score_clip, config.score_clip)
-    rewards[np.arange(len(last)), last] += scores
-    setup.charge("elementwise", len(last))
+        episodes = episodes.clipped(config.score_clip)
+    pay(setup, rewards, episodes)
     if config.whiten_rewards:
         rewards = policy_gradient.whiten(rewards, mask, shift_mean=False)
         setup.charge("whiten", *rewards.shape)

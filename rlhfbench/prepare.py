@@ -59,14 +59,15 @@ class Prepared:
     label_cost: float = 1.0
     """Of the label of one pair."""
     filtering: Filtering | None = None
-    rankings: int = 0
-    """Labels that the reward model's own rankings count as."""
+    own_labels: int | None = None
+    """Labels of rankings, steps or answers that the reward model learnt from; None where it learnt from the pairs."""
 
     def labels(self, needs: Collection[Need]) -> int:
         """How many an arm with these needs learns from; those that were left out had to be bought as well."""
         learns = "reward_model" in needs and self.reward == "model"
         pairs = len(self.preferences) if self.filtering is None else self.filtering.pairs
-        return pairs * ("preferences" in needs or (learns and not self.rankings)) + self.rankings * learns
+        from_pairs = "preferences" in needs or (learns and self.own_labels is None)
+        return pairs * from_pairs + (self.own_labels or 0) * learns
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def prepare(
     with meter.redirect("rm_train" if kind == "model" else "eval"):
         inputs = normalisation_replies(task, reference, seed)
     model: Reward
-    filtering, rankings = None, 0
+    filtering, own_labels = None, None
     about: dict[str, Any]
     if kind == "model":
         chosen = choose_reward_model(task, choice)
@@ -138,8 +139,11 @@ def prepare(
             preferences, filtering = filtered(trainer, before)
             about["rm_filter"] = filter_facts(task, before, preferences)
         ranked = trainer.rankings(len(preferences))
-        rankings = 0 if ranked is None else ranked.labels
-        members, about["rm_accuracy"] = trainer.members(preferences if ranked is None else ranked)
+        if chosen.judges:
+            (members, own_labels), about["rm_accuracy"] = trainer.judges(), None
+        else:
+            own_labels = None if ranked is None else ranked.labels
+            members, about["rm_accuracy"] = trainer.members(preferences if ranked is None else ranked)
         model = trainer.finished(members, inputs)
     else:
         model = verifier.reward(task) if verifier is not None else Verifier(task.gold_score)
@@ -173,7 +177,7 @@ def prepare(
         world_facts(task, kind, model, gold, *inputs) | about | labelled,
         cost_of_a_label(task),
         filtering,
-        rankings,
+        own_labels,
     )
 
 

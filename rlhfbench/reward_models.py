@@ -17,16 +17,34 @@ from .rewards.bradley_terry import train_reward_model
 from .rewards.composed import MEMBERS, ComposedRewardModel, Member, Scheme
 from .rewards.objective import Objective
 from .rewards.penalty import split_folds
+from .rewards.process import StepRewardModel
+from .rewards.process_training import train_step_reward_model
 from .rewards.transformer_training import train_transformer_reward_model
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
-from .tasks.reward_choice import RewardOptions, reward_options
-from .types import Demonstrations, Float, Int, PreferencePairs, RewardModel, Task
+from .tasks.reward_choice import LABELLED, RewardOptions, reward_options
+from .types import (
+    Demonstrations,
+    Flags,
+    Float,
+    Int,
+    LabelledSteps,
+    PreferencePairs,
+    RewardModel,
+    StepAggregate,
+    Stepwise,
+    Task,
+)
 
-Trained: TypeAlias = Member | ComposedRewardModel
+Single: TypeAlias = Member | StepRewardModel
+Trained: TypeAlias = Single | ComposedRewardModel
 Reward: TypeAlias = Trained | Verifier
-REWARD_MODELS: dict[str, type[Trained]] = {**MEMBERS, ComposedRewardModel.kind: ComposedRewardModel}
+REWARD_MODELS: dict[str, type[Trained]] = {
+    **MEMBERS,
+    ComposedRewardModel.kind: ComposedRewardModel,
+    StepRewardModel.kind: StepRewardModel,
+}
 """Classes of reward models, by their kind."""
 HEAD = 8
 """Numbers of a head, where the reward model's width is not the policy's."""
@@ -39,6 +57,8 @@ class RewardModelChoice:
     features: Features = "unigrams"
     sizes: TransformerSizes | None = None
     options: RewardOptions = field(default_factory=RewardOptions)
+    judges: str = ""
+    """What it judges, if not whole replies of pairs."""
 
     @property
     def kind(self) -> str:
@@ -56,7 +76,7 @@ class RewardModelChoice:
         if self.sizes is None:
             return f"linear in a bag of {self.features}"
         layers = f"{self.sizes.layers} layer{'s' * (self.sizes.layers > 1)}"
-        return f"a transformer of {layers} and width {self.sizes.width}"
+        return f"a transformer of {layers} and width {self.sizes.width}{self.judges}"
 
     def _variants(self) -> list[str]:
         o = self.options
@@ -108,12 +128,21 @@ def choose_reward_model(task: Task, policy: PolicyChoice) -> RewardModelChoice:
     own = policy.options if isinstance(policy.options, TransformerSizes) else None
     if name == "auto":
         name = "unigrams" if own is None else "transformer"
-    if name != "transformer":
+    if name not in ("transformer", *LABELLED):
         return RewardModelChoice(cast(Features, name), options=options)
     like = own or TransformerSizes()
     layers, width = options.rm_layers or like.layers, options.rm_width or like.width
     heads = like.heads if width == like.width else max(width // HEAD, 1) if width % HEAD == 0 else 1
-    return RewardModelChoice(sizes=TransformerSizes(layers, width, heads), options=options)
+    judges = {
+        "process": f" that judges steps, of which the score is the {aggregate_of(task)}",
+        "outcome": " that judges answers",
+    }.get(name, "")
+    return RewardModelChoice(sizes=TransformerSizes(layers, width, heads), options=options, judges=judges)
+
+
+def aggregate_of(task: Task) -> StepAggregate:
+    """What a process reward model's score is of its steps."""
+    return cast(StepAggregate, getattr(task, "rm_aggregate_steps", None) or "sum")
 
 
 @dataclass(frozen=True)
@@ -128,7 +157,7 @@ class RewardTrainer:
     seed: int
     meter: ComputeMeter
 
-    def members(self, comparisons: PreferencePairs | Rankings) -> tuple[list[Member], float | None]:
+    def members(self, comparisons: PreferencePairs | Rankings) -> tuple[list[Single], float | None]:
         """As many models as the options ask for, not yet normalised.
 
         A transformer's members differ in where the head starts and in the order of the comparisons, as in Coste et al.
@@ -145,6 +174,15 @@ class RewardTrainer:
         found = [self._train(ranked, *name, bootstrap=n > 1) for name in names]
         rights = [right for _, right in found if right is not None]
         return [model for model, _ in found], float(np.mean(rights)) if rights else None
+
+    def judges(self) -> tuple[list[Single], int]:
+        """A model of steps or, with one label a solution, of answers; and the labels that it learnt from."""
+        with self.meter.redirect("eval"):  # making the data is the world's work, nobody's method
+            solutions, tokens = labelled_solutions(self.task, None, self.reference, self.seed)
+        rng = stream(self.seed, "rm")
+        model, training = train_step_reward_model(solutions, self.start, tokens, rng, aggregate_of(self.task))
+        self.meter.add("rm_train", training.work)
+        return [model], training.labels
 
     def rankings(self, pairs: int) -> Rankings | None:
         """Where annotators rank more than two replies at a time: as many rankings as `pairs` labels pay for."""
@@ -171,12 +209,12 @@ class RewardTrainer:
             agrees[inside] = chosen >= rejected
         return np.flatnonzero(agrees)
 
-    def finished(self, members: list[Member], inputs: tuple[Int, Int, Float]) -> Trained:
+    def finished(self, members: list[Single], inputs: tuple[Int, Int, Float]) -> Trained:
         """The reward that they make: its scores of `inputs`, replies of the reference, have mean 0 and deviation 1."""
         with self.meter.redirect("rm_train"):
             if self.choice.composed:
                 return ComposedRewardModel.fitted(
-                    members, self.choice.scheme, inputs, self.meter.reward_charge
+                    cast(list[Member], members), self.choice.scheme, inputs, self.meter.reward_charge
                 )
             (model,) = members
             model.charge = self.meter.reward_charge
@@ -188,7 +226,7 @@ class RewardTrainer:
         rng, choice = stream(self.seed, "rm", *name), self.choice
         if choice.sizes is not None:
             model, training = train_transformer_reward_model(
-                ranked, self._start, rng, objective=choice.objective
+                ranked, self.start, rng, objective=choice.objective
             )
             self.meter.add("rm_train", training.work)
             return model, training.accuracy
@@ -205,7 +243,7 @@ class RewardTrainer:
         return linear, fit.accuracy
 
     @cached_property
-    def _start(self) -> TransformerPolicy:
+    def start(self) -> TransformerPolicy:
         """What a transformer's training starts from: the reference, or one of its own size."""
         sizes = self.choice.sizes
         if sizes is None or sizes == self.policy.options:
@@ -221,6 +259,17 @@ def scores_of(model: RewardModel, pairs: PreferencePairs, meter: ComputeMeter) -
         rejected = model.score(pairs.prompts, pairs.rejected, pairs.rejected_mask)
     model.charge = None  # type: ignore[attr-defined]
     return chosen, rejected
+
+
+def labelled_solutions(
+    task: Task, n: int | None, reference: Model, seed: int, name: str = "solutions"
+) -> tuple[LabelledSteps, Flags]:
+    """Solutions of the reference, their steps or their answers labelled, as `rm` says; (V,) tokens that end a step."""
+    assert isinstance(task, Stepwise)
+    solutions = task.solutions(n, stream(seed, name), reference)
+    if getattr(task, "rm", "") == "process":
+        return solutions, task.step_tokens
+    return task.whole(solutions, stream(seed, name, "answers")), np.zeros_like(task.step_tokens)
 
 
 def fine_tuned(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,14 +10,14 @@ from kernels import categorical
 
 from .kl_penalty import KL, estimates, in_loss, slopes
 from .metrics import mean, sequence_difference, sequence_mean
-from .types import Float, Int, Metrics, Setup
+from .types import DenseReward, Float, Int, Metrics, Setup, StepRewards
 
 
 @dataclass(frozen=True)
 class Episodes:
     """Replies of the policy with their scores; arrays (B, T), `prompts` (B, P), `scores` (B,).
 
-    Without a reference, `ref_logprobs` are empty (0, T).
+    Without a reference, `ref_logprobs` are empty (0, T). `steps` is what each step earned, where the reward model says.
     """
 
     prompts: Int
@@ -26,6 +26,7 @@ class Episodes:
     logprobs: Float
     ref_logprobs: Float
     scores: Float
+    steps: StepRewards | None = None
 
     @property
     def replies(self) -> tuple[Int, Int, Float]:
@@ -41,16 +42,43 @@ class Episodes:
         """Those at `index`."""
         ref = self.ref_logprobs[index] if len(self.ref_logprobs) else self.ref_logprobs
         replies = self.prompts[index], self.responses[index], self.mask[index]
-        return Episodes(*replies, self.logprobs[index], ref, self.scores[index])
+        steps = None if self.steps is None else self.steps.take(index)
+        return Episodes(*replies, self.logprobs[index], ref, self.scores[index], steps)
+
+    def clipped(self, most: float) -> Episodes:
+        """With no score, and no reward of a step, beyond `most` on either side."""
+        steps = (
+            None
+            if self.steps is None
+            else self.steps._replace(tokens=np.clip(self.steps.tokens, -most, most))
+        )
+        return replace(self, scores=np.clip(self.scores, -most, most), steps=steps)
 
 
 def collect(setup: Setup, prompts: Int, reference: bool = True) -> Episodes:
     """Draw a reply to each of `prompts` (B, P) and score it; `reference` asks what that would have said of it."""
     rollout = setup.policy.sample(prompts, setup.rng.random((len(prompts), setup.policy.max_length)))
     replies = prompts, rollout.responses, rollout.mask
-    scores = setup.reward_model.score(*replies)
+    steps, model = None, setup.reward_model
+    if isinstance(model, DenseReward):
+        steps = model.rewards(*replies)
+        scores = steps.tokens.sum(axis=1)
+        setup.charge("sum", *steps.tokens.shape)
+    else:
+        scores = model.score(*replies)
     ref_logprobs = setup.reference.logprobs(*replies) if reference else rollout.logprobs[:0]
-    return Episodes(*replies, rollout.logprobs, ref_logprobs, scores)
+    return Episodes(*replies, rollout.logprobs, ref_logprobs, scores, steps)
+
+
+def pay(setup: Setup, rewards: Float, episodes: Episodes) -> None:
+    """Add to the rewards (B, T) of tokens, in place, what each step earned, or the score to a reply's last token."""
+    if episodes.steps is not None:
+        rewards += episodes.steps.tokens
+        setup.charge("elementwise", rewards.size)
+        return
+    last = np.count_nonzero(episodes.mask, axis=1) - 1
+    rewards[np.arange(len(last)), last] += episodes.scores
+    setup.charge("elementwise", len(last))
 
 
 def groups(setup: Setup, batch_size: int, num_generations: int) -> Int:

@@ -193,6 +193,7 @@ def step_blocks(report: StepReport, source: str) -> list[Block]:
         ("  by the most frequent answer", percent(report.first_error_baseline)),
         *((f"solution AUC, {name}", share(value)) for name, value in report.chain_auc.items()),
     ]
+    chosen = ", chosen on solutions trained on" if report.best_of is None else ""
     title = (
         f"Process reward model on {source}: {report.steps:,} labelled steps of {report.chains:,} solutions to train"
         f" on, {report.held_out_steps:,} of {report.held_out_chains:,} held out"
@@ -202,13 +203,23 @@ def step_blocks(report: StepReport, source: str) -> list[Block]:
         Sheet(("held out", "value"), rows),
         Note(
             f"Held out: {report.split}. Brackets: 95 %, of the AUC by bootstrap over solutions. A step is called wrong"
-            f" below a probability of {fixed(report.threshold, 2)}, chosen on solutions trained on. Solutions, right or"
+            f" below a probability of {fixed(report.threshold, 2)}{chosen}. Solutions, right or"
             " not: by the least, the product, the last of their steps' probabilities, and by a reward model that was"
             " trained on whole solutions (outcome).",
             "dim",
         ),
+        *_best_of(report),
         *([Note(report.skipped, "yellow")] if report.skipped else []),
     ]
+
+
+def _best_of(report: StepReport) -> list[Block]:
+    """How often the best of so many replies is right, by what chooses it."""
+    if report.best_of is None:
+        return []
+    rows = [(name, *map(percent, shares.values())) for name, shares in report.best_of.items()]
+    ns = next(iter(report.best_of.values()))
+    return [Sheet(("chosen by", *ns), rows, "Right answers among the best of n replies of the reference")]
 
 
 def _short(word: str, most: int = 20) -> str:

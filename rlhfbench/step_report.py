@@ -14,9 +14,9 @@ from .errors import InputError
 from .options import require
 from .reward_report import wilson
 from .statistics import auc
-from .step_models import OutcomeRewardModel, ProcessRewardModel, StepRows, aggregated
+from .step_models import OutcomeRewardModel, ProcessRewardModel, aggregated
 from .steps import Chain, StepFile, read_steps
-from .types import Float
+from .types import Flags, Float, Int
 
 RESAMPLES = 500
 TUNING = 0.2
@@ -44,6 +44,8 @@ class StepReport:
         Area under the ROC curve of whole solutions, right or not, by the least, the product and the last of the steps'
         probabilities, and by an outcome reward model that was trained on whole solutions.
     split, skipped : str
+    best_of : mapping, optional
+        Of a task: by what chooses it, for several n, the share of prompts whose best of n replies is right.
     """
 
     chains: int
@@ -61,6 +63,7 @@ class StepReport:
     chain_auc: Mapping[str, float | None]
     split: str
     skipped: str
+    best_of: Mapping[str, Mapping[str, float]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` holds."""
@@ -109,31 +112,68 @@ def step_report(
     threshold = _threshold(train, rng)
     model, outcome = ProcessRewardModel.train(train, rng), OutcomeRewardModel(train, rng)
     rows = model.features.rows(tests)
-    logits = model.logits(rows)
-    known = rows.labels >= 0
-    area, low, high = _area(logits[known], rows.labels[known] == 1, rows.chain[known])
-    found = _first_below(logits, rows, threshold)
-    right = float(np.mean([a == b.first_error for a, b in zip(found, tests, strict=True)]))
-    usual = Counter(chain.first_error for chain in train).most_common(1)[0][0]
-    whole = np.array([chain.first_error is None for chain in tests])
-    scores = {**aggregated(logits, rows.chain), "outcome": outcome.score(tests)}
-    error_low, error_high = wilson(right, len(tests))
-    return StepReport(
+    return held_out_report(
+        Judged(model.logits(rows), rows.labels, rows.chain, threshold),
+        right=np.array([chain.first_error is None for chain in tests]),
+        outcome=outcome.score(tests),
+        usual=Counter(chain.first_error for chain in train).most_common(1)[0][0],
         chains=len(train),
         steps=model.training.pairs,
-        held_out_chains=len(tests),
+        split=split,
+        skipped="; ".join(_skipped(file) for file in files if file.skipped),
+    )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Steps held out, one row each: log-odds of being good, label (1, 0; -1: none), number of the solution.
+
+    A step is called wrong below `threshold`, log-odds as well.
+    """
+
+    logits: Float
+    labels: Int
+    chain: Int
+    threshold: float
+
+
+def held_out_report(
+    judged: Judged, *, right: Flags, outcome: Float, usual: int | None, **about: Any
+) -> StepReport:
+    """Measure a process reward model on held-out steps.
+
+    Parameters
+    ----------
+    judged : Judged
+    right : (solutions,) bool
+        Whether a solution is right as a whole.
+    outcome : (solutions,)
+        Scores by a model trained on whole solutions.
+    usual : int or None
+        The most frequent first error among the solutions trained on.
+    **about
+        Fields of the report that nothing is computed for.
+    """
+    known = judged.labels >= 0
+    area, low, high = _area(judged.logits[known], judged.labels[known] == 1, judged.chain[known])
+    true = first_wrong(judged.labels == 0, judged.chain)
+    found = first_wrong(judged.logits < judged.threshold, judged.chain)
+    hits = float(np.mean([a == b for a, b in zip(found, true, strict=True)]))
+    error_low, error_high = wilson(hits, len(true))
+    scores = {**aggregated(judged.logits, judged.chain), "outcome": outcome}
+    return StepReport(
+        held_out_chains=len(true),
         held_out_steps=int(known.sum()),
         step_auc=area,
         step_auc_low=low,
         step_auc_high=high,
-        first_error_accuracy=right,
+        first_error_accuracy=hits,
         first_error_low=error_low,
         first_error_high=error_high,
-        first_error_baseline=float(np.mean([chain.first_error == usual for chain in tests])),
-        threshold=float(1 / (1 + np.exp(-threshold))),
-        chain_auc={name: auc(score, whole) for name, score in scores.items()},
-        split=split,
-        skipped="; ".join(_skipped(file) for file in files if file.skipped),
+        first_error_baseline=float(np.mean([error == usual for error in true])),
+        threshold=float(1 / (1 + np.exp(-judged.threshold))),
+        chain_auc={name: auc(score, right) for name, score in scores.items()},
+        **about,
     )
 
 
@@ -180,18 +220,18 @@ def _threshold(chains: Sequence[Chain], rng: np.random.Generator) -> float:
     true = [chain.first_error for chain in tuning]
 
     def right(threshold: float) -> int:
-        found = _first_below(logits, rows, threshold)
+        found = first_wrong(logits < threshold, rows.chain)
         return sum(a == b for a, b in zip(found, true, strict=True))
 
     return float(max(np.quantile(logits, np.linspace(0.0, 0.5, 51)), key=right))
 
 
-def _first_below(logits: Float, rows: StepRows, threshold: float) -> list[int | None]:
-    """Of each solution the first step below the threshold."""
+def first_wrong(wrong: Flags, chain: Int) -> list[int | None]:
+    """Of each solution the first of its steps that is `wrong` (steps,)."""
     found: list[int | None] = []
-    for steps in np.split(logits, np.flatnonzero(np.diff(rows.chain)) + 1):
-        below = np.flatnonzero(steps < threshold)
-        found.append(int(below[0]) if len(below) else None)
+    for steps in np.split(wrong, np.flatnonzero(np.diff(chain)) + 1):
+        places = np.flatnonzero(steps)
+        found.append(int(places[0]) if len(places) else None)
     return found
 
 

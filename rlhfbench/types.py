@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ GoldKind: TypeAlias = Literal["exact", "judge", "verifier"]
 """The true reward is known; a judge stands in for it; it is whether a reply is right, which a program checks."""
 RewardKind: TypeAlias = Literal["model", "verifier", "gold"]
 """What algorithms are rewarded by: a trained model, a verifier of the user's, or the task's own, which is gold."""
+StepAggregate: TypeAlias = Literal["sum", "product", "min", "last"]
+"""What a reply's score is of the probabilities that its steps are right."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,27 @@ class Revision:
     violated: Int
 
 
+@dataclass(frozen=True)
+class LabelledSteps:
+    """What a process reward model learns from: `prompts` (N, P); `responses`, `mask`, `ends`, `labels` (N, T).
+
+    Where a step `ends`, its label is 1 if the step is right, else 0.
+    """
+
+    prompts: Int
+    responses: Int
+    mask: Float
+    ends: Flags
+    labels: Flags
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, index: Int) -> LabelledSteps:
+        rows = self.responses[index], self.mask[index], self.ends[index], self.labels[index]
+        return LabelledSteps(self.prompts[index], *rows)
+
+
 class Sampler(Protocol):
     """Anything that answers prompts: a policy, or what an algorithm puts into `Setup.served`."""
 
@@ -162,6 +185,27 @@ class Labeller(Protocol):
 
     def revise(self, prompts: Int, responses: Int, mask: Float) -> Revision:
         """One round: a critique of each reply, one call, and one more to revise those that violate a rule."""
+        ...
+
+
+class StepRewards(NamedTuple):
+    """What each step of some replies earns: `tokens` (B, T), 0 but where a step `ends` (B, T)."""
+
+    tokens: Float
+    ends: Flags
+
+    def take(self, index: Int) -> StepRewards:
+        return StepRewards(self.tokens[index], self.ends[index])
+
+
+@runtime_checkable
+class DenseReward(Protocol):
+    """A reward model that also says which step of a reply earned what."""
+
+    def score(self, prompts: Int, responses: Int, mask: Float) -> Float: ...
+
+    def rewards(self, prompts: Int, responses: Int, mask: Float) -> StepRewards:
+        """A reply's rewards add up to its score."""
         ...
 
 
@@ -301,6 +345,28 @@ class Constitutional(Protocol):
 
     def labeller(self, charge: Callable[[int, float], None] | None = None) -> Labeller:
         """Who judges and revises replies to its prompts; `charge` is told of calls, and what one costs."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A task whose replies are worked out in steps that can be labelled."""
+
+    @property
+    def step_tokens(self) -> Flags:
+        """(V,) which tokens end a step; the last token of a reply does in any case."""
+        ...
+
+    def step_labels(self, prompts: Int, responses: Int) -> Flags:
+        """(B, T) whether the step that ends with a token is right."""
+        ...
+
+    def solutions(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> LabelledSteps:
+        """`n` of the reference's solutions (None: the task's own number) with a label for each step."""
+        ...
+
+    def whole(self, solutions: LabelledSteps, rng: np.random.Generator) -> LabelledSteps:
+        """The same with one label a solution, at its end: whether the answer is right."""
         ...
 
 

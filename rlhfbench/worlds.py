@@ -21,6 +21,7 @@ from .prepare import Prepared, evaluation_inputs
 from .reward_models import REWARD_MODELS, choose_reward_model
 from .rewards.composed import ComposedRewardModel
 from .rewards.gold import Gold, Judge, TaskGold
+from .rewards.process import StepRewardModel
 from .rewards.transformer import TransformerRewardModel
 from .rewards.verifier import Verifier
 from .seeding import stream
@@ -121,7 +122,7 @@ def _load_model(folder: Path, task: Task, policy: str, prompt_length: int) -> Re
         came, needed = len(members), choice.options.rm_members
         raise InputError(f"{folder / REWARD_MODEL}.json: {came} members came, {needed} are needed")
     for member in members:
-        if isinstance(member, TransformerRewardModel):
+        if isinstance(member, TransformerRewardModel | StepRewardModel):
             shape = (len(task.vocab), task.max_length + 1, prompt_length)
             _check_backbone(folder, member, choice.sizes, shape)
     return model
@@ -129,7 +130,7 @@ def _load_model(folder: Path, task: Task, policy: str, prompt_length: int) -> Re
 
 def _check_backbone(
     folder: Path,
-    model: TransformerRewardModel,
+    model: TransformerRewardModel | StepRewardModel,
     needed: TransformerSizes | None,
     lengths: tuple[int, int, int],
 ) -> None:

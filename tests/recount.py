@@ -25,7 +25,7 @@ from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.registry import parse_arm
 from rlhfbench.rewards.bags import BagFeatures
 from rlhfbench.rewards.bradley_terry import LinearRewardModel
-from rlhfbench.types import Demonstrations, PreferencePairs, Revision, Rollout
+from rlhfbench.types import Demonstrations, PreferencePairs, Revision, Rollout, StepRewards
 
 Counted.__float__ = lambda self: float(self.value)  # for diagnostics, which are nobody's work
 
@@ -108,6 +108,20 @@ class CountedRewardModel(LinearRewardModel):
             return super().score(*args)
 
 
+class CountedSteps:
+    """Judges steps, at no cost: what algorithms make of it is counted."""
+
+    charge = None
+
+    def rewards(self, prompts, responses, mask):
+        counts = np.array([[m.value > 0 for m in row] for row in mask])
+        ends = counts & (np.cumsum(counts[:, ::-1], axis=1)[:, ::-1] == 1) | (counts & (responses == 0))
+        return StepRewards(recount(np.where(ends, 0.3 + responses - 0.5 * (prompts[:, :1] < 0), 0.0)), ends)
+
+    def score(self, prompts, responses, mask):
+        return self.rewards(prompts, responses, mask).tokens.sum(axis=1)
+
+
 def make_policy(role):
     policy = CountedPolicy(2, V, T, eos=EOS, dtype=object)
     policy.role = role
@@ -175,13 +189,14 @@ def pairs():
     return PreferencePairs(PROMPTS, chosen, mask(chosen), rejected, mask(rejected))
 
 
-def make_prepared():
+def make_prepared(by_step=False):
     shared = ComputeMeter()
     reference = make_policy("reference")
     n = 3
     uniforms = np.random.default_rng(5).random((n, T))
+    model = CountedSteps() if by_step else make_reward_model()
     costs = Costs(make_reward_model(), 0, ComputeMeter(), 0.0, "", None)
-    world = Toy(), 0, reference, "model", make_reward_model(), pairs(), NoGold(), PROMPTS, uniforms
+    world = Toy(), 0, reference, "model", model, pairs(), NoGold(), PROMPTS, uniforms
     return prepare.Prepared(*world, shared, 0.0, costs)
 
 
@@ -210,8 +225,8 @@ class Evaluation(run.Evaluator):
 
 def recounted_run(arm_text, wrong, times):
     """Ledger and recount of one run, by phase; charge number `wrong` is entered `times` times."""
-    prepared = make_prepared()
     arm = parse_arm(arm_text)
+    prepared = make_prepared(by_step=arm.world.get("rm") == "process")
     function = arm.spec.function
 
     def measured(setup, config):

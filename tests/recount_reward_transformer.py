@@ -39,7 +39,7 @@ def counting(copied):
 
 def main():
     transformer_training.AdamW = CountedAdamW
-    transformer_training._start = counting(transformer_training._start)
+    transformer_training.start_from = counting(transformer_training.start_from)
     # Costs are compared with zeros, which count as well.
     cost.bradley_terry = lambda costs, zeros: bradley_terry(costs, recount(zeros))
     transformer.CHUNK = transformer_training.CHUNK = 4

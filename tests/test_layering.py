@@ -90,6 +90,10 @@ LAYERS = {
         "compute policies.* policy_choice reward_models rewards.* rewards.composed rewards.cost"
         " rewards.transformer_training seeding sft types"
     ),
+    "rlhfbench.rewards.process": f"{KERNELS} policies.* rewards.* rewards.transformer types",
+    "rlhfbench.rewards.process_training": (
+        f"{KERNELS} optimizer options policies.* rewards.* rewards.process rewards.transformer_training schedules types"
+    ),
     "rlhfbench.tasks": "",
     "rlhfbench.tasks.*": (
         "constitution constitution_file data errors labeller options problems rankings seeding tasks.* text tokenizer"
@@ -100,8 +104,8 @@ LAYERS = {
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
     "rlhfbench.reward_models": (
-        "compute policies.* policy_choice rankings rewards.* rewards.composed rewards.transformer_training seeding sft"
-        " tasks.* types"
+        "compute policies.* policy_choice rankings rewards.* rewards.composed rewards.process rewards.process_training"
+        " rewards.transformer_training seeding sft tasks.* types"
     ),
     "rlhfbench.prepare": (
         "kernels.flops compute cost_models errors policy_choice reward_models rewards.* rewards.gold seeding sft"
@@ -109,7 +113,7 @@ LAYERS = {
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
-        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.composed rewards.gold"
+        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.composed rewards.gold rewards.process"
         " rewards.transformer seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
@@ -148,6 +152,10 @@ LAYERS = {
         "compute options policy_choice prepare registry reward_models reward_report rewards.* rewards.composed seeding"
         " tasks.* types"
     ),
+    "rlhfbench.step_task": (
+        "compute options policy_choice prepare registry reward_models rewards.process rewards.process_training seeding"
+        " selection sft step_report tasks.* types"
+    ),
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors preset_files registry sft types",
     "rlhfbench.layout": "text",
@@ -163,7 +171,7 @@ LAYERS = {
     "rlhfbench.cli": (
         f"{OUTCOME} architect architect_report arguments catalogue catalogue_report conformance constitution_file"
         " constitution_report doctor harness layout plots progress report reward_report reward_task samples show"
-        " show_constitution step_report sweep_report sweeps text"
+        " show_constitution step_report step_task sweep_report sweeps text"
     ),
     "rlhfbench.__main__": "cli",
 }

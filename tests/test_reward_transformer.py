@@ -192,7 +192,7 @@ def test_training_starts_from_the_sft_policy_with_a_random_head():
     sft = make()
     more = transformer_training._with_one_more_place(sft).params
     head = np.random.default_rng(0).normal(scale=0.5, size=8)
-    backbone = transformer_training._start(sft, 0.5, np.random.default_rng(0))
+    backbone = transformer_training.start_from(sft, 0.5, np.random.default_rng(0))
     np.testing.assert_array_equal(backbone.params, np.concatenate([more[:-9], head, [0]]))
 
 

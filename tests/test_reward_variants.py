@@ -295,7 +295,7 @@ def test_a_filter_leaves_out_turned_labels_and_is_paid_for() -> None:
 
 def test_rankings_cost_labels_of_their_own() -> None:
     ranked = world("rm_ranking=4")
-    assert ranked.rankings == 200 // 5 * 5
+    assert ranked.own_labels == 200 // 5 * 5
     assert len(ranked.preferences) == 200
     assert ranked.labels({"reward_model"}) == ranked.labels({"preferences"}) == 200
     assert ranked.labels({"reward_model", "preferences"}) == 400

@@ -2,7 +2,8 @@
 
 Shao et al. 2024 (arXiv:2402.03300), equations 3 and 4. Variants: Dr. GRPO, Liu et al. 2025 (arXiv:2503.20783); DAPO, Yu
 et al. 2025 (arXiv:2503.14476), equation 8; GSPO, Zheng et al. 2025 (arXiv:2507.18071), equation 5; "bnpo" is TRL's name
-for a mean over all tokens.
+for a mean over all tokens. Where the reward model judges steps, each token has an advantage of its own: process
+supervision, section 4.1.3 of Shao et al.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from kernels import categorical, policy_gradient
 
-from ..kl_penalty import KL, cautions, in_loss
-from ..metrics import mean
+from ..kl_penalty import KL, cautions, estimates, in_loss
 from ..options import require
 from ..rollouts import (
     Episodes,
@@ -26,7 +28,7 @@ from ..rollouts import (
     token_weights,
 )
 from ..schedules import Schedule, scheduled
-from ..types import Float, Metrics, Optimizer, Setup, register
+from ..types import Flags, Float, Metrics, Optimizer, Setup, StepRewards, register
 
 POLICY_DEFAULTS = {
     "transformer": {"updates": 40, "learning_rate": 2e-3, "beta": 0.2},
@@ -79,7 +81,7 @@ class GRPOConfig:
         "grpo": mean of each reply's tokens, then of the replies; advantages in standard deviations of the group.
         "bnpo": mean of all tokens. "dapo": that, with `cliprange_high` .28; groups of equal rewards have no gradient,
         and are not drawn anew. "dr_grpo": sum of all tokens over their places, advantages not scaled. "gspo": one
-        ratio a reply, the geometric mean of its tokens', clipped to 1 - 3e-4 and 1 + 4e-4.
+        ratio a reply, the geometric mean of its tokens', clipped to 1 - 3e-4 and 1 + 4e-4; steps are not told apart.
     learning_rate : float
         The highest of AdamW; it falls to a tenth. Chosen for log-linear policies.
     lr_scheduler_type : {"linear", "cosine"}
@@ -142,17 +144,61 @@ def grpo(setup: Setup, config: GRPOConfig) -> Iterator[Metrics]:
     """Ascend PPO's clipped objective with A = (R - mean R) / deviation of R within each group, less beta times KL."""
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
     B, G = config.batch_size, config.num_generations
-    scale = VARIANTS[config.variant].scale
     for _ in setup.steps(config.updates):
         episodes = collect(setup, groups(setup, B, G), reference=config.beta > 0)
-        returns = penalised_scores(setup, episodes, config.kl, config.beta)
-        advantages = policy_gradient.group_advantages(returns, G, scale=scale)
-        setup.charge("group_advantages", B // G, G)
+        if episodes.steps is None or VARIANTS[config.variant].whole_replies:
+            advantages, dead = outcome_advantages(setup, config, episodes)
+        else:
+            advantages, dead = process_advantages(setup, config, episodes, episodes.steps)
         for _ in range(config.num_iterations):
             step_metrics = step(setup, config, optimizer, episodes, advantages)
-        by_group = returns.reshape(-1, G)
-        dead = (by_group == by_group[:, :1]).all(axis=1)
-        yield episode_metrics(episodes, config.beta) | step_metrics | {"frac_reward_zero_std": mean(dead)}
+        yield episode_metrics(episodes, config.beta) | step_metrics | {"frac_reward_zero_std": dead}
+
+
+def outcome_advantages(setup: Setup, config: GRPOConfig, episodes: Episodes) -> tuple[Float, float]:
+    """(B,) advantages of whole replies within their groups, and the share of groups that are all alike."""
+    G = config.num_generations
+    returns = penalised_scores(setup, episodes, config.kl, config.beta)
+    advantages = policy_gradient.group_advantages(returns, G, scale=VARIANTS[config.variant].scale)
+    setup.charge("group_advantages", len(returns) // G, G)
+    by_group = returns.reshape(-1, G)
+    return advantages, float((by_group == by_group[:, :1]).all(axis=1).mean())
+
+
+def process_advantages(
+    setup: Setup, config: GRPOConfig, episodes: Episodes, steps: StepRewards
+) -> tuple[Float, float]:
+    """(B, T) advantages of tokens, and the share of groups that are all alike.
+
+    The rewards of all steps of a group are normalised together; a token's advantage is the sum of those of its own
+    step and of later ones. A KL penalty in the reward is taken from the step that its token belongs to.
+    """
+    G, scale = config.num_generations, VARIANTS[config.variant].scale
+    earned, dead = steps.tokens, []
+    if config.beta > 0 and not in_loss(config.kl):
+        tokens = estimates(setup, config.kl, episodes.replies, episodes.logprobs, episodes.ref_logprobs)
+        earned = earned - by_step(config.beta * tokens, steps.ends)
+        setup.charge("elementwise", 3 * tokens.size)
+    normalised = np.zeros_like(earned)
+    for begin in range(0, len(earned), G):
+        group = slice(begin, begin + G)
+        ends = steps.ends[group]
+        pool = earned[group][ends]
+        normalised[group][ends] = policy_gradient.group_advantages(pool, len(pool), scale=scale)
+        setup.charge("group_advantages", 1, len(pool))
+        dead.append((pool == pool[:1]).all())
+    setup.charge("sum", *normalised.shape)
+    return np.cumsum(normalised[:, ::-1], axis=1)[:, ::-1], float(np.mean(dead))
+
+
+def by_step(tokens: Float, ends: Flags) -> Float:
+    """(B, T) numbers of tokens summed over each step, at its last token."""
+    out, so_far = np.zeros_like(tokens), np.zeros_like(tokens[:, 0])
+    for t in range(tokens.shape[1]):
+        so_far = so_far + tokens[:, t]
+        out[:, t] = np.where(ends[:, t], so_far, 0)
+        so_far = np.where(ends[:, t], 0, so_far)
+    return out
 
 
 def step(
@@ -182,6 +228,22 @@ def clipped_loss(
     variant, mask = VARIANTS[config.variant], episodes.mask
     low = variant.low if config.cliprange is None else config.cliprange
     high = variant.high if config.cliprange_high is None else config.cliprange_high
+    if advantages.ndim == 2:
+        # As many sequences of one token; what that counts in the variant's mean goes into its advantage.
+        weights = token_weights(setup, mask, variant.loss_type) * mask.sum()
+        setup.charge("sum", mask.size)
+        setup.charge("elementwise", 2 * mask.size)
+        setup.charge("grpo_without_kl", mask.size, 1)
+        loss = policy_gradient.grpo(
+            logprobs.reshape(-1, 1),
+            episodes.logprobs.reshape(-1, 1),
+            (advantages * weights).ravel(),
+            mask.reshape(-1, 1),
+            low,
+            high,
+            loss_type="bnpo",
+        )
+        return loss._replace(d_logprobs=loss.d_logprobs.reshape(mask.shape))
     if not variant.whole_replies:
         setup.charge("grpo_without_kl", *mask.shape)
         return policy_gradient.grpo(

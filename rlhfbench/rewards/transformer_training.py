@@ -154,7 +154,7 @@ def _epochs(
     works: list[flops.Work],
 ) -> Iterator[TransformerPolicy]:
     """The backbone after each pass over the comparisons, always the same one; its work is appended to `works`."""
-    backbone = _start(sft, config.head, rng)
+    backbone = start_from(sft, config.head, rng)
     backbone.charge = lambda kind, work, tokens: works.append(work)
     optimizer = AdamW(
         backbone.params,
@@ -222,7 +222,7 @@ def _put_aside(ranked: Comparisons, share: float, rng: np.random.Generator) -> N
     return np.asarray(aside & ~aside.all())
 
 
-def _start(sft: TransformerPolicy, head: float, rng: np.random.Generator) -> TransformerPolicy:
+def start_from(sft: TransformerPolicy, head: float, rng: np.random.Generator) -> TransformerPolicy:
     """The backbone before its first update.
 
     With a head of 0 the first batches alone decide which way the backbone is turned, at a learning rate this high.

@@ -6,17 +6,29 @@ reference says most often and yet not often enough: that is where a policy gradi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from ..options import require
-from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
-from .reward_choice import RewardOptions, VerifiedReward, check_reward_model
+from ..types import (
+    Demonstrations,
+    Flags,
+    Float,
+    GoldKind,
+    Int,
+    LabelledSteps,
+    PreferencePairs,
+    Sampler,
+    StepAggregate,
+)
+from .reward_choice import RewardOptions, StepReward, check_reward_model, check_step_options
 
 EOS = "<eos>"
+SOLUTIONS = 4000
+"""What a reward model of steps or answers is trained on, unless told otherwise."""
 MISTAKES = np.array([-2, -1, 1, 2])
 """By how much a wrong step is off; numbers go round at the end of the vocabulary."""
 
@@ -41,10 +53,16 @@ class Arithmetic(RewardOptions):
     demos : int
         Demonstrations for supervised fine-tuning.
     flips : float
-        Share of pairs that prefer the wrong reply, in [0, .5].
-    rm : {"verifier", "auto", "unigrams", "bigrams", "transformer"}
-        The reward: gold's own verifier, or a model trained on the pairs. A bag of words does not see the prompt, so it
+        Share of pairs that prefer the wrong reply, and of steps and answers labelled wrongly, in [0, .5].
+    rm : {"verifier", "auto", "unigrams", "bigrams", "transformer", "process", "outcome"}
+        The reward: gold's own verifier, a model trained on the pairs, or one trained on the reference's solutions: on a
+        label for each step (process) or one for the answer (outcome). A bag of words does not see the prompt, so it
         cannot tell right from wrong.
+    rm_solutions : int, optional
+        Solutions that a process or outcome reward model is trained on; 4,000.
+    rm_aggregate_steps : {"sum", "product", "min", "last"}, optional
+        What a process reward model's score is of the probabilities that steps are right: sum, as published for PPO and
+        GRPO. What a step earns is what it adds to that.
     """
 
     terms: int = 3
@@ -54,7 +72,9 @@ class Arithmetic(RewardOptions):
     pairs: int = 2000
     demos: int = 2000
     flips: float = 0.1
-    rm: VerifiedReward = "verifier"
+    rm: StepReward = "verifier"
+    rm_solutions: int | None = None
+    rm_aggregate_steps: StepAggregate | None = None
 
     name: ClassVar[str] = "arithmetic"
     gold: ClassVar[GoldKind] = "verifier"
@@ -70,6 +90,7 @@ class Arithmetic(RewardOptions):
         require(self.demos >= 1, "demos", self.demos, "at least 1")
         require(0 <= self.flips <= 0.5, "flips", self.flips, "between 0 and 0.5")
         check_reward_model(self.rm, self)
+        check_step_options(self.rm, self.rm_solutions, self.rm_aggregate_steps)
 
     @cached_property
     def vocab(self) -> tuple[str, ...]:
@@ -134,6 +155,40 @@ class Arithmetic(RewardOptions):
     def answer(self, prompt: Int) -> str:
         """The sum, for a verifier of the user's."""
         return str(int(prompt[::2].sum()))
+
+    @property
+    def step_tokens(self) -> Flags:
+        """(V,) all of them: a number is a step, and so is the end, which says that the last number is the answer."""
+        return np.ones(len(self.vocab), bool)
+
+    def step_labels(self, prompts: Int, responses: Int) -> Flags:
+        """(B, T) whether each step is right, judged on its own whatever came before.
+
+        A number is right where it is the running sum of the prompt so far, which stays what it is once all numbers are
+        added up; the end is right after the whole sum.
+        """
+        sums = np.cumsum(prompts[:, ::2], axis=1)[:, -self.steps :]
+        sums = np.pad(sums, ((0, 0), (0, self.max_length - self.steps)), mode="edge")
+        answered = np.zeros(responses.shape, bool)
+        answered[:, 1:] = responses[:, :-1] == sums[:, -1:]
+        return np.where(responses == self.eos, answered, responses == sums)
+
+    def solutions(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> LabelledSteps:
+        """Replies of `reference`, each step labelled by a program that is wrong on `flips` of them."""
+        n = (self.rm_solutions or SOLUTIONS) if n is None else n
+        prompts = self.prompts(n, rng)
+        rollout = reference.sample(prompts, rng.random((n, self.max_length)))
+        labels = self.step_labels(prompts, rollout.responses)
+        labels ^= rng.random(labels.shape) < self.flips
+        return LabelledSteps(prompts, rollout.responses, rollout.mask, rollout.mask > 0, labels)
+
+    def whole(self, solutions: LabelledSteps, rng: np.random.Generator) -> LabelledSteps:
+        """The same solutions, labelled at their ends by their answers, `flips` of them wrongly."""
+        answers = self.gold_score(solutions.prompts, solutions.responses, solutions.mask) > 0
+        answers ^= rng.random(len(answers)) < self.flips
+        places = np.where(solutions.mask > 0, np.arange(self.max_length), -1)
+        ends = (places == places.max(axis=1, keepdims=True)) & (places >= 0)
+        return replace(solutions, ends=ends, labels=ends & answers[:, None])
 
     def preferences(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> PreferencePairs:
         """A right and a wrong reply to each prompt, written as the demonstrations are; `reference` is not asked."""

@@ -13,6 +13,12 @@ RewardModelName: TypeAlias = Literal["auto", "unigrams", "bigrams", "transformer
 """`auto`: what suits the policy, a bag of unigrams or a transformer of the policy's size."""
 VerifiedReward: TypeAlias = Literal["verifier", "auto", "unigrams", "bigrams", "transformer"]
 """The same where gold is a verifier, which needs no model."""
+StepReward: TypeAlias = Literal[
+    "verifier", "auto", "unigrams", "bigrams", "transformer", "process", "outcome"
+]
+"""The same where replies are worked out in steps, which can be labelled, as can their answers."""
+LABELLED: tuple[StepReward, ...] = ("process", "outcome")
+"""Models of labelled solutions; they are transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +111,15 @@ def check_reward_model(rm: str, options: RewardOptions) -> None:
     o = options
     for name, value, most in (("rm_layers", o.rm_layers, 48), ("rm_width", o.rm_width, 4096)):
         if value is not None:
-            require(rm == "transformer", name, value, "left out unless rm=transformer")
+            require(rm in ("transformer", *LABELLED), name, value, "left out unless rm=transformer")
             require(1 <= value <= most, name, value, f"between 1 and {most:,}")
     if rm == "verifier":
         for name, given in o.changed.items():
             require(False, name, given, "left out with rm=verifier, where no model is trained")
+    if rm in LABELLED:
+        for name, given in o.changed.items():
+            sized = name in ("rm_layers", "rm_width")
+            require(sized, name, given, f"left out with rm={rm}, which learns from labels of solutions")
     _check_loss(o)
     require(1 <= o.rm_members <= 100, "rm_members", o.rm_members, "between 1 and 100")
     one_of_many = o.rm_members > 1 or o.rm_aggregate == "mean"
@@ -143,6 +153,15 @@ def _check_loss(o: RewardOptions) -> None:
             for name in ("rm_smoothing", "rm_noise", "rm_centering"):
                 value = getattr(o, name)
                 require(not value, name, value, "0 beside rankings, unless rm_ranking_loss=pairwise")
+
+
+def check_step_options(rm: str, rm_solutions: int | None, rm_aggregate_steps: str | None) -> None:
+    """Refuse solutions that no model is trained on, and an aggregate where no steps are judged."""
+    if rm_solutions is not None:
+        require(rm in LABELLED, "rm_solutions", rm_solutions, "left out unless rm=process or rm=outcome")
+        require(2 <= rm_solutions <= 10**6, "rm_solutions", rm_solutions, "between 2 and 1,000,000")
+    if rm_aggregate_steps is not None:
+        require(rm == "process", "rm_aggregate_steps", rm_aggregate_steps, "left out unless rm=process")
 
 
 def reward_kind(task: Task, verifier: str | None) -> RewardKind:
