@@ -17,8 +17,14 @@ from ..rollouts import collect, episode_metrics, logit_gradient, penalised_score
 from ..schedules import Schedule, scheduled
 from ..types import Metrics, Setup, register
 
-POLICY_DEFAULTS = {"transformer": {"learning_rate": 2e-3}}
-"""Chosen for the default world, where a transformer needs other step sizes than log-linear policies."""
+POLICY_DEFAULTS = {
+    "transformer": {"learning_rate": 2e-3},
+    "transformer/verifier": {"learning_rate": 2e-3, "beta": 0.04},
+}
+"""Chosen for the default world, where a transformer needs other step sizes than log-linear policies.
+
+With a verifier, chosen for arithmetic: it cannot be over-optimised, so that GRPO's published beta does.
+"""
 
 
 @dataclass(frozen=True)
