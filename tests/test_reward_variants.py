@@ -49,7 +49,8 @@ V, T = 6, 4
         ("rm_members=2,rm_uncertainty=1", "rm_uncertainty must be left out unless rm_aggregate=uwo, got 1.0"),
         ("rm_members=2,rm_aggregate=uwo,rm_uncertainty=-1", "rm_uncertainty must be at least 0"),
         ("rm_length_penalty=1", "rm_length_penalty must be left out unless rm_length=penalised, got 1.0"),
-        ("rm_folds=1", "rm_folds must be between 2 and 100, got 1"),
+        ("rm_folds=3", "rm_folds must be left out unless rm_filter=agreement, got 3"),
+        ("rm_filter=agreement,rm_folds=1", "rm_folds must be between 2 and 100, got 1"),
     ],
 )
 def test_what_is_wrong_is_named(options: str, says: str) -> None:
