@@ -187,6 +187,15 @@ def test_what_a_composed_model_scores(n: int, length: Any, aggregate: Any) -> No
     assert model.score(*inputs[:2], inputs[2].astype(np.float32)).dtype == np.float32
 
 
+@pytest.mark.parametrize("aggregate", ["mean", "min", "uwo"])
+def test_an_ensemble_of_one_and_the_same_is_that_model(aggregate: Any) -> None:
+    inputs = replies(100)
+    (one,) = members(1)
+    alone = one.normalised(one.score(*inputs)).score(*inputs)
+    model = ComposedRewardModel.fitted([one] * 3, Scheme(aggregate, 2.0), inputs, None)
+    np.testing.assert_allclose(model.score(*inputs), alone, atol=1e-12)
+
+
 def test_it_is_kept_and_read_again(tmp_path: Path) -> None:
     inputs = replies(50)
     model = ComposedRewardModel.fitted(members(3), Scheme("uwo", 0.2, "residual"), inputs, None)
