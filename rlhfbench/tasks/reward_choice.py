@@ -59,8 +59,8 @@ class RewardOptions:
         Deviations of the reference's scores a token; 0.1 unless given.
     rm_filter : {"none", "agreement"}
         Leave out pairs that a reward model trained on other pairs contradicts.
-    rm_folds : int
-        Parts into which the filter divides the pairs.
+    rm_folds : int, optional
+        Parts into which the filter divides the pairs; 5 unless given.
     """
 
     rm_layers: int | None = None
@@ -78,7 +78,7 @@ class RewardOptions:
     rm_length: Literal["none", "normalised", "penalised", "residual"] = "none"
     rm_length_penalty: float | None = None
     rm_filter: Literal["none", "agreement"] = "none"
-    rm_folds: int = 5
+    rm_folds: int | None = None
 
     strengths: ClassVar[bool] = False
     """Whether the task's annotators say how much better a reply is."""
@@ -95,6 +95,10 @@ class RewardOptions:
     @property
     def uncertainty(self) -> float:
         return 0.5 if self.rm_uncertainty is None else self.rm_uncertainty
+
+    @property
+    def folds(self) -> int:
+        return 5 if self.rm_folds is None else self.rm_folds
 
     @property
     def length_penalty(self) -> float:
@@ -131,7 +135,10 @@ def check_reward_model(rm: str, options: RewardOptions) -> None:
     if o.rm_length_penalty is not None:
         needed = "left out unless rm_length=penalised"
         require(o.rm_length == "penalised", "rm_length_penalty", o.rm_length_penalty, needed)
-    require(2 <= o.rm_folds <= 100, "rm_folds", o.rm_folds, "between 2 and 100")
+    if o.rm_folds is not None:
+        needed = "left out unless rm_filter=agreement"
+        require(o.rm_filter == "agreement", "rm_folds", o.rm_folds, needed)
+        require(2 <= o.rm_folds <= 100, "rm_folds", o.rm_folds, "between 2 and 100")
 
 
 def _check_loss(o: RewardOptions) -> None:
