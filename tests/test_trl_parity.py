@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kernels import policy_gradient
 from rlhfbench.algorithms import grpo, ppo, rloo
 from rlhfbench.registry import parse_arm
-from rlhfbench.rollouts import Episodes
+from rlhfbench.rollouts import Episodes, penalised_scores
 
 GOLDEN = Path(__file__).with_name("golden")
 KEPT = json.loads((GOLDEN / "trl_online.json").read_text(encoding="utf-8"))
@@ -94,6 +95,21 @@ def test_rloo():
     expected = KEPT["cases"]["rloo"]
     np.testing.assert_allclose(setup.policy.d_logprobs, expected["d_logprobs"], rtol=1e-9, atol=1e-12)
     assert metrics["loss"] == pytest.approx(expected["loss"])
+
+
+@pytest.mark.parametrize(("variant", "scale"), [("grpo", "group"), ("dr_grpo", "none")])
+def test_advantages_of_grpo(variant, scale):
+    found = policy_gradient.group_advantages(GIVEN["scores"], 3, scale=grpo.VARIANTS[variant].scale)
+    expected = KEPT["cases"][f"grpo, advantages, {scale}"]["advantages"]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_advantages_of_rloo():
+    """The KL of a reply is taken from its reward before the others' mean is."""
+    setup, episodes = setup_and_episodes()
+    returns = penalised_scores(setup, episodes, "k1:reward", 0.3)
+    found = policy_gradient.rloo_advantages(returns, 3)
+    np.testing.assert_allclose(found, KEPT["cases"]["rloo, advantages"]["advantages"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["k1", "k3"])

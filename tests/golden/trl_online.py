@@ -2,8 +2,9 @@
 
     python tests/golden/trl_online.py [FILE]     # with an interpreter that has TRL; FILE is brought up to date
 
-GRPO's and RLOO's come from the trainers' `_compute_loss` (TRL 1.16), PPO's from the statements of its `train` (TRL 1.9,
-the last that had it). What the installed TRL lacks is left out, or left as it is in FILE.
+GRPO's and RLOO's losses come from the trainers' `_compute_loss`, their advantages from statements of the method that
+scores replies (TRL 1.16), PPO's from statements of its `train` (TRL 1.9, the last that had it). What the installed TRL
+lacks is left out, or left as it is in FILE.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import sys
 import textwrap
 from collections import defaultdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,16 +135,57 @@ def statements(body: list[ast.stmt], first: str, last: str) -> list[ast.stmt] | 
     return None
 
 
+def executed(method: object, first: str, last: str, **given: object) -> dict[str, object]:
+    """The names of a method's statements from the first to the last, run where its module's names and `given` are."""
+    space = {**vars(inspect.getmodule(method)), **given}
+    body = ast.parse(textwrap.dedent(inspect.getsource(method))).body[0].body
+    tree = ast.fix_missing_locations(ast.Module(statements(body, first, last), []))
+    exec(compile(tree, method.__qualname__, "exec"), space)
+    return space
+
+
+def group_advantages() -> dict[str, object]:
+    """GRPO's and RLOO's advantages of groups of three; RLOO's with the KL in the reward."""
+    from trl import GRPOTrainer, RLOOTrainer
+
+    x = inputs()
+    found = {}
+    for scale in ("group", "none"):
+        space = executed(
+            GRPOTrainer._generate_and_score_completions,
+            "mean_grouped_rewards",
+            "is_std_zero",
+            self=SimpleNamespace(scale_rewards=scale),
+            rewards=x["scores"],
+            num_generations=3,
+        )
+        found[f"grpo, advantages, {scale}"] = {"advantages": space["advantages"].tolist()}
+    space = executed(
+        RLOOTrainer._generate_and_score_completions,
+        "unscorable_mask",
+        "is_std_zero",
+        self=SimpleNamespace(
+            reward_weights=torch.ones(1, dtype=torch.float64),
+            reward_clip_range=None,
+            beta=0.3,
+            normalize_advantages=False,
+        ),
+        device=torch.device("cpu"),
+        gather=lambda value: value,
+        rewards_per_func=x["scores"][:, None],
+        old_per_token_logps=x["old_logprobs"],
+        ref_per_token_logps=x["ref_logprobs"],
+        completion_mask=x["mask"],
+        num_generations=3,
+    )
+    found["rloo, advantages"] = {"advantages": space["advantages"].tolist()}
+    return found
+
+
 def ppo() -> dict[str, object]:
     """Rewards, advantages and returns of full replies; losses on masked ones."""
     module = import_module("trl.experimental.ppo.ppo_trainer")
-    body = ast.parse(textwrap.dedent(inspect.getsource(module.PPOTrainer.train))).body[0].body
-
-    def run(first: str, last: str, **given: object) -> dict[str, object]:
-        space = {**vars(module), **given}
-        tree = ast.fix_missing_locations(ast.Module(statements(body, first, last), []))
-        exec(compile(tree, "ppo_trainer.train", "exec"), space)
-        return space
+    run = partial(executed, module.PPOTrainer.train)
 
     x = inputs()
     args = SimpleNamespace(
@@ -200,7 +243,7 @@ def main() -> dict[str, object]:
     import trl
 
     found = {}
-    for make in (critic_free, ppo):
+    for make in (critic_free, group_advantages, ppo):
         try:
             cases = make()
         except (ImportError, RuntimeError):  # TRL puts the one into the other
