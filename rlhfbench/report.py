@@ -305,7 +305,8 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
 
 def _label_line(labels: Mapping[str, Any]) -> str:
     """Whose labels, how many, and what they cost."""
-    told = f"Labels: {labels['pairs']:,} by people"
+    whose = "as the file has them" if labels["by"] == "file" else "by people"
+    told = f"Labels: {labels['pairs']:,} {whose}"
     if labels["by"] == "ai":
         debiased = ", both orders averaged" if labels["debias"] else ""
         told = (

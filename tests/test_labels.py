@@ -252,4 +252,5 @@ def test_real_ai_feedback_trains_and_compares(data_dir: Path, tmp_path: Path):
     arms = ["dpo:epochs=1", "dpo:epochs=1,labels=ai"]
     found = compare(arms, data=file, policy="linear", seeds=1, jobs=0, out=str(tmp_path))
     assert [run.status for runs in found.runs.values() for run in runs] == ["done", "done"]
+    assert [found.arm_facts[label]["labels"]["by"] for label in found.runs] == ["file", "ai"]
     assert found.arm_facts["dpo#2"]["labels"]["constitution"] == "text"

@@ -142,7 +142,8 @@ def cost_of_a_label(task: Task) -> float:
 
 def label_facts(task: Task, pairs: int) -> dict[str, Any]:
     """Who labelled this many pairs, with what, and what it cost."""
-    facts: dict[str, Any] = {"by": "human", "pairs": pairs, "cost": round(pairs * cost_of_a_label(task), 9)}
+    by = "file" if hasattr(task, "path") else "human"
+    facts: dict[str, Any] = {"by": by, "pairs": pairs, "cost": round(pairs * cost_of_a_label(task), 9)}
     if not isinstance(task, LabelOptions) or not task.by_ai:
         return facts
     ai = task.ai
