@@ -95,31 +95,12 @@ class TransformerTraining:
         return {**fields, "path": [list(step) for step in self.path], "flops": self.work.flops}
 
 
-def both(pairs: PreferencePairs) -> tuple[Int, Int, Float]:
-    """Chosen replies, then rejected ones; their prompts, which are the same, pass once."""
-    return (
-        np.concatenate([pairs.prompts, pairs.prompts]),
-        np.concatenate([pairs.chosen, pairs.rejected]),
-        np.concatenate([pairs.chosen_mask, pairs.rejected_mask]),
-    )
-
-
-def ranking_gradients(backbone: TransformerPolicy, pairs: PreferencePairs) -> flops.Work:
-    """Accumulates those of the loss on one batch; returns the work of the loss alone."""
-    n = len(pairs)
-    scores, lengths = read_scores(backbone, *both(pairs))
-    loss = bradley_terry(scores[:n], scores[n:])
-    d_scores = np.concatenate([loss.d_chosen, loss.d_rejected])
-    backbone.backward(None, at(lengths, d_scores, pairs.chosen.shape[1] + 1))
-    return flops.work("bradley_terry", n)
-
-
 def train_transformer_reward_model(
     pairs: PreferencePairs,
     sft: TransformerPolicy,
     rng: np.random.Generator,
     config: RewardModelConfig | None = None,
-    gradients: Gradients = ranking_gradients,
+    gradients: Gradients | None = None,
 ) -> tuple[TransformerRewardModel, TransformerTraining]:
     """Train a scalar head and a copy of the backbone under it; its scores are not yet normalised.
 
@@ -134,7 +115,7 @@ def train_transformer_reward_model(
         Draws the split, the head and the order of the pairs.
     config : RewardModelConfig, optional
     gradients : callable (backbone, pairs) -> Work, optional
-        Accumulates those of another loss than Bradley-Terry's on a batch; it is part of the training alone.
+        Accumulates those of another loss than Bradley-Terry's on a batch; validation looks at the order alone.
     """
     if not len(pairs):
         raise ValueError("no preference pairs to train on")
@@ -162,7 +143,7 @@ def _epochs(
     rng: np.random.Generator,
     config: RewardModelConfig,
     works: list[flops.Work],
-    gradients: Gradients,
+    gradients: Gradients | None,
 ) -> Iterator[TransformerPolicy]:
     """The backbone after each pass over the pairs, always the same one; its work is appended to `works`."""
     backbone = _start(sft, config.head, rng)
@@ -178,9 +159,28 @@ def _epochs(
     optimizer.spared = views(backbone.params, backbone.sizes).table.size
     for epoch in range(config.epochs):
         for share, batch in _batches(pairs, config.batch_size, rng):
-            works.append(gradients(backbone, batch))
+            works.append((gradients or _gradients)(backbone, batch))
             optimizer.step(warmup_cosine((epoch + share) / config.epochs, config.warmup))
         yield backbone
+
+
+def both(pairs: PreferencePairs) -> tuple[Int, Int, Float]:
+    """Chosen replies, then rejected ones; their prompts, which are the same, pass once."""
+    return (
+        np.concatenate([pairs.prompts, pairs.prompts]),
+        np.concatenate([pairs.chosen, pairs.rejected]),
+        np.concatenate([pairs.chosen_mask, pairs.rejected_mask]),
+    )
+
+
+def _gradients(backbone: TransformerPolicy, pairs: PreferencePairs) -> flops.Work:
+    """Accumulates those of the loss on one batch; returns the work of the loss alone."""
+    n = len(pairs)
+    scores, lengths = read_scores(backbone, *both(pairs))
+    loss = bradley_terry(scores[:n], scores[n:])
+    d_scores = np.concatenate([loss.d_chosen, loss.d_rejected])
+    backbone.backward(None, at(lengths, d_scores, pairs.chosen.shape[1] + 1))
+    return flops.work("bradley_terry", n)
 
 
 def _validate(backbone: TransformerPolicy, pairs: PreferencePairs) -> tuple[float, float, flops.Work]:
