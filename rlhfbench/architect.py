@@ -152,7 +152,7 @@ def architect(request: Request, i_know: Collection[str] = ()) -> Design:
     online = chosen.method in ONLINE
     kind = "online" if online else "selection" if chosen.method == "best_of_n" else "direct"
     watched = DIAGNOSTICS[kind]
-    watched += DIAGNOSTICS["ppo"] if chosen.method == "ppo" else ()
+    watched += DIAGNOSTICS["ppo"] if chosen.method in ("ppo", "ppo_lagrangian") else ()
     watched += DIAGNOSTICS["groups"] if chosen.method in GROUPS else ()
     kl = KL[kind if not online else "rm" if request.learnt else "verifier"]
     return Design(

@@ -62,16 +62,17 @@ STAGES: dict[tuple[str, str], Stage] = {
         " outcome, which it must not replace.",
     ),
     ("refusal", "human"): Stage(
-        ("ppo", "dpo"),
-        "Two reward models, helpful and safe, and a multiplier that holds the second at its bound: one score"
+        ("ppo_lagrangian", "dpo"),
+        "Two models, of helpfulness and of harm, and a multiplier that holds the second at its bound: one score"
         " for both"
-        " trades refusals of the harmless for answers to the harmful.",
+        " trades refusals of the harmless for answers to the harmful (rlhfbench compare ppo ppo_lagrangian --task"
+        " safety).",
     ),
     ("refusal", "ai"): Stage(
-        ("ppo", "dpo"),
-        "A constitution says what is to be declined in words that can be reviewed; its labels train a safety"
-        " reward model"
-        " apart from the helpful one.",
+        ("ppo_lagrangian", "dpo"),
+        "A constitution says what is to be declined in words that can be reviewed; its labels train a model of"
+        " harm"
+        " apart from that of helpfulness.",
     ),
     ("refusal", "verifier"): Stage(
         ("grpo", "raft"),

@@ -111,20 +111,23 @@ def _reward_model(w: Workload) -> float:
     return 2 * w.pairs * w.reward_model.train
 
 
-def _online(samples: int, steps: float, values: bool = False, reference: bool = True) -> OfMethod:
-    """A prompt's replies: drawn, scored, held against the reference; `steps` passes of training a reply."""
+def _online(
+    samples: int, steps: float, values: bool = False, reference: bool = True, models: int = 1
+) -> OfMethod:
+    """A prompt's replies: drawn, scored by `models`, held against the reference; `steps` passes of training a reply."""
 
     def of(w: Workload, learnt: bool) -> float:
         each = w.policy.generate + steps * w.policy.train
         each += w.policy.forward * (reference + values)
-        each += w.reward_model.forward if learnt else 0.0
-        return w.pairs * samples * each
+        each += models * w.reward_model.forward if learnt else 0.0
+        return w.pairs * samples * each + ((models - 1) * _reward_model(w) if learnt else 0.0)
 
     return of
 
 
 _ONLINE = {
     "ppo": _online(1, EPOCHS, values=True),
+    "ppo_lagrangian": _online(1, EPOCHS, values=True, models=2),  # the second of harm, from as many pairs
     "grpo": _online(8, 1),
     "rloo": _online(4, 1),
     "online_dpo": _online(2, 1),

@@ -56,7 +56,7 @@ def compare(
     arms : sequence of str
         ``name[@preset][:field=value,...]``, or ``./file.py:function``.
     task : str, optional
-        ``words``, ``sentences`` (the default), ``sentences-small``, ``arithmetic``, with overrides
+        ``words``, ``sentences`` (the default), ``sentences-small``, ``arithmetic``, ``safety``, with overrides
         ``name:field=value``; with `data` its options, such as ``pairs:tokenizer=bpe``.
     data : str, optional
         A file of preference pairs, or, with the task ``problems``, of problems with answers.

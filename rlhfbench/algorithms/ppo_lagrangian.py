@@ -57,7 +57,7 @@ class PPOLagrangianConfig(PPOConfig):
     PPOLagrangianConfig,
     needs={"reward_model", "cost_model"},
     presets={"shaped": {"lambda_lr": 0.0}},
-    policy_defaults={"transformer": {**POLICY_DEFAULTS["transformer"], "cost_limit": -1.2}},
+    policy_defaults={"transformer": {**POLICY_DEFAULTS["transformer"], "cost_limit": -1.1}},
     cautions=cautions,
 )
 def ppo_lagrangian(setup: Setup, config: PPOLagrangianConfig) -> Iterator[Metrics]:
