@@ -26,8 +26,8 @@ MATMUL = 1024
 def ours(case: str, size: transformer_cases.Size) -> None:
     setup = transformer_cases.make_setup(size)
     call = transformer_cases.CASES[case](setup, size)
-    rooms = [p._get for p in (setup.policy, setup.reference, setup.reward_model.backbone)]
-    rooms.append(setup.policy._scratch)
+    policy = setup.policy
+    rooms = policy, setup.reference, setup.reward_model.backbone, policy._scratch
     call(), call()
     serve(
         call,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from differences import gradient
 
-from rlhfbench.policies._buffers import ARENA, Buffers
+from rlhfbench.policies._buffers import LARGE, Buffers
 from rlhfbench.policies._products import NARROW, accumulate, times, times_turned
 from rlhfbench.policies.transformer import TransformerPolicy
 
@@ -101,7 +101,7 @@ def test_one_state_of_each_response_passes_the_last_block_alone(layers):
     want = policy.values(PROMPTS, RESPONSES, MASK.astype(float)) * ends
     np.testing.assert_allclose(policy.values(PROMPTS, RESPONSES, ends), want, atol=1e-12)
     np.testing.assert_allclose(policy.values(*twice), np.concatenate([want, want]), atol=1e-12)
-    packed = policy._packed
+    packed = policy._kept.packed
     assert (
         packed.rows - packed.prompt_rows == 2 * 5
     )  # of replies that came twice all but the last token passes once
@@ -196,21 +196,43 @@ def test_a_clone_shares_no_memory_and_gives_the_same():
     assert not policy.grads.any()
 
 
-def test_room_is_found_where_some_is_left():
+def test_calls_put_their_arrays_in_the_same_place():
     get = Buffers(np.dtype(np.float32))
-    third = 350_000  # a little more than that of an arena: two fit
-    arrays = [get(name, size) for name, size in zip("abcd", (third, third, third, 1_000), strict=True)]
-    assert get.nbytes == 2 * ARENA
-    large = get("e", 2 * third, 2)
-    assert get.nbytes == 2 * ARENA + large.nbytes
-    assert get("f", 690_000).shape == (690_000,)
-    assert get.nbytes == 2 * ARENA + large.nbytes
-    for i, array in enumerate(arrays):
-        array[:] = i
-    assert [set(array.tolist()) for array in arrays] == [{0.0}, {1.0}, {2.0}, {3.0}]
-    grown = get("e", 3 * third, 2)
-    assert get.nbytes == 2 * ARENA + grown.nbytes
-    assert all(array.ctypes.data % 64 == 0 for array in (*arrays, grown))
+
+    def call(names, size):
+        arrays = [get.begin()(names[0], size), *(get(name, size) for name in names[1:])]
+        for i, array in enumerate(arrays):
+            array[:] = i
+        assert [set(array.tolist()) for array in arrays] == [{float(i)} for i in range(len(names))]
+        assert all(array.ctypes.data % 64 == 0 for array in arrays)
+        again = get(names[0], size // 2, 1)  # the same name, and there is room
+        assert again.ctypes.data == arrays[0].ctypes.data
+        return [array.ctypes.data for array in arrays]
+
+    call("ab", 1_001)
+    assert get.nbytes == 4 * 2 * 1_001
+    first = call("ab", 1_001)
+    assert first[1] - first[0] == get.nbytes // 2 == 4 * 1_008  # from a line's beginning on
+    assert call("cd", 1_001) == first
+    call("xyz", 1_000)  # the last one finds no room
+    call("xyz", 1_000)
+    assert get.nbytes == 4 * 3 * 1_008
+    call("e", 3_100)
+    call("e", 3_100)
+    assert get.nbytes == 4 * (3 * 1_008 * 9 // 8)  # by an eighth at least
+    call("f", LARGE // 6)
+    call("f", LARGE // 6)
+    assert get.nbytes == LARGE  # of large pages there is at least one, and the call has it to itself
+
+
+def test_an_array_that_grows_in_a_call_leaves_the_others_alone():
+    get = Buffers(np.dtype(np.float32))
+    for _ in range(2):
+        small, other = get.begin()("a", 10), get("b", 10)
+        small[:], other[:] = 1, 2
+        get("a", 1_000)[:] = 3
+        assert set(small.tolist()) == {1.0}
+        assert set(other.tolist()) == {2.0}
 
 
 def test_a_second_step_needs_no_more_room():
@@ -221,9 +243,10 @@ def test_a_second_step_needs_no_more_room():
         policy.values(PROMPTS, RESPONSES, mask)
         policy.backward(np.ones((*MASK.shape, 5), np.float32), np.ones(MASK.shape, np.float32))
         policy.sample(PROMPTS, np.zeros((6, 4)))
-        rooms = policy._get, policy._scratch
-        return [{name: flat.ctypes.data for name, flat in room._flat.items()} for room in rooms]
+        rooms = policy._logits, policy._keep, policy._scratch
+        return [(room._memory.ctypes.data, room.nbytes) for room in rooms]
 
+    step()
     assert step() == step()
 
 

@@ -43,8 +43,8 @@ def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T:
         for i, layer in enumerate(weights.layers):
             room = rooms.blocks[i]
             if i + 1 < L:
-                _backbone.attend(packed, layer, sizes.heads, room, 0, room.spans, get)
-                _backbone.feed_forward(layer, room, rooms.after(i), 0, *_backbone.next_norm(weights, i), get)
+                _backbone.attend(packed, layer, sizes.heads, room, get)
+                _backbone.feed_forward(layer, room, rooms.after(i), *_backbone.next_norm(weights, i), get)
             else:
                 _backbone.project(layer, room.normed1, packed.rows, room.qkv, get)
             nn.fill_cache_jit(room.qkv, before, ends, cache.keys[i], cache.values[i])

@@ -6,9 +6,10 @@ Pre-norm, learned positions, causal attention, GELU, tied embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels import categorical, flops
 
@@ -21,6 +22,17 @@ from ._weights import Sizes, initialise, size, views
 from .linear import NEVER
 
 Charge: TypeAlias = Callable[[str, flops.Work, int], None]
+BLOCK = 4096
+"""Numbers that are compared at a time."""
+
+
+class Kept(NamedTuple):
+    """What `backward` reads again, and the prompts, responses, mask and parameters that it belongs to."""
+
+    inputs: tuple[Int, Int, Float, Float]
+    packed: Packed
+    rooms: _backbone.Rooms
+    hidden: Float
 
 
 class TransformerPolicy:
@@ -59,7 +71,7 @@ class TransformerPolicy:
     What `logits` returns lies in the policy's workspace, and holds until the next call of `logits`. `values` after
     `logits` of the same inputs and parameters, or the other way round, only adds its head. With ``keep=False`` they
     leave nothing for `backward`, and what they did keep stays. What does not outlast a call lies in one workspace
-    that all policies of a thread share.
+    that all policies of a thread share, where the next call puts its own.
     """
 
     def __init__(
@@ -99,46 +111,57 @@ class TransformerPolicy:
 
     def _bind(self) -> None:
         self._w, self._g = views(self.params, self.sizes), views(self.grads, self.sizes)
-        self._get = Buffers(self.params.dtype)
-        self._inputs: tuple[Int, Int, Float, Float] | None = None
-        self._packed: Packed | None = None
-        self._hidden: Float = np.empty((0, 0), self.params.dtype)
+        self._logits, self._keep = Buffers(self.params.dtype), Buffers(self.params.dtype)
+        self._kept: Kept | None = None
 
     @property
     def _scratch(self) -> Buffers:
         return scratch(self.params.dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds beside parameters and gradients; what it shares with others is not counted."""
+        return self._logits.nbytes + self._keep.nbytes
+
     def logits(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Next-token logits (B, T, V) at each response position; 0 where the mask is 0. Keeps activations."""
-        packed, hidden = self._forward(prompts, responses, mask, "logits", keep)
-        out = self._get("logits", *responses.shape, self.vocab_size)
+        get = self._scratch.begin()
+        packed, hidden = self._forward(prompts, responses, mask, "logits", keep, get)
+        out = self._logits.begin()("logits", *responses.shape, self.vocab_size)
         rows = out.reshape(-1, self.vocab_size)
         if packed.whole:
-            self._head(hidden, rows)
+            self._head(hidden, rows, get)
         else:
-            some = self._scratch("logits", len(packed.cells), self.vocab_size)
-            self._head(hidden, some)
             rows[...] = 0
-            rows[packed.cells] = some
+            for some in _backbone.slices(len(hidden)):
+                part = get("some logits", some.stop - some.start, self.vocab_size)
+                self._head(hidden[some], part, get)
+                rows[packed.cells[some]] = part
         self._charge("logits", _work.head(len(hidden), self.sizes.width, self.vocab_size), len(hidden))
         return out
 
     def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps activations."""
-        packed, hidden = self._forward(prompts, responses, mask, "values", keep)
+        get = self._scratch.begin()
+        packed, hidden = self._forward(prompts, responses, mask, "values", keep, get)
         out = np.zeros(mask.shape, self.params.dtype)
-        out.reshape(-1)[packed.cells] = np.matmul(hidden, self._w.value) + self._w.value_bias
+        found = np.matmul(hidden, self._w.value, out=get("values", len(hidden)))
+        found += self._w.value_bias
+        out.reshape(-1)[packed.cells] = found
         self._charge("values", _work.value(len(hidden), self.sizes.width), len(hidden))
         return out
 
     def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
+        get = self._scratch.begin()
         packed = self._pack(prompts, responses, mask)
         out = np.zeros(responses.shape, self.params.dtype)
-        hidden = self._pass(packed)
-        some = self._scratch("logits", len(hidden), self.vocab_size)
-        self._head(hidden, some)
-        out.reshape(-1)[packed.cells] = categorical.token_logprobs(some, responses.reshape(-1)[packed.cells])
+        hidden = self._pass(packed, get)
+        tokens, found = responses.reshape(-1), out.reshape(-1)
+        for some in _backbone.slices(len(hidden)):
+            cells, part = packed.cells[some], get("some logits", some.stop - some.start, self.vocab_size)
+            self._head(hidden[some], part, get)
+            found[cells] = categorical.token_logprobs(part, tokens[cells])
         done = _work.head(len(hidden), self.sizes.width, self.vocab_size)
         done += _work.forward(packed, self.sizes)
         done += flops.work("token_logprobs", len(hidden), self.vocab_size)
@@ -147,15 +170,15 @@ class TransformerPolicy:
 
     def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
         """Accumulate gradients for the latest inputs; `d_logits` (B, T, V), `d_values` (B, T)."""
-        packed = self._packed
-        assert packed is not None, "backward() before logits() or values()"
+        assert self._kept is not None, "backward() before logits() or values()"
+        _, packed, rooms, hidden = self._kept
         C, M = self.sizes.width, len(packed.cells)
         if not M or (d_logits is None and d_values is None):
             return
-        hidden, get = self._hidden, self._scratch
+        get = self._scratch.begin()
         d_hidden = get("d_picked", M, C)
         if d_logits is not None:
-            d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed)
+            d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed, get)
             times(d_rows, self._w.table[: self.vocab_size], d_hidden, get)
             accumulate(d_rows, hidden, self._g.table[: self.vocab_size], get)
             self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
@@ -173,37 +196,38 @@ class TransformerPolicy:
             spread[...] = 0
             spread[packed.picks] = d_hidden
             d_hidden = spread
-        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, self._rooms, get)
+        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, rooms, get)
         kind = "backward" if d_logits is not None else "values_backward"
         self._charge(kind, _work.backward(packed, self.sizes), M)
 
     def sample(self, prompts: Int, uniforms: Float) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
         B, T = uniforms.shape
-        responses, logprobs = np.zeros((T, B), np.int64), np.zeros((T, B), self.params.dtype)
+        responses, logprobs = np.zeros((B, T), np.int64), np.zeros((B, T), self.params.dtype)
         lengths = np.full(B, T)
         if B and T:
-            self._decode(prompts, np.ascontiguousarray(uniforms.T), responses, logprobs, lengths)
-        mask = (np.arange(T) < lengths[:, None]).astype(self.params.dtype)
-        return Rollout(np.ascontiguousarray(responses.T), mask, np.ascontiguousarray(logprobs.T))
+            self._decode(prompts, uniforms, responses, logprobs, lengths)
+        mask = np.empty((B, T), self.params.dtype)
+        mask[...] = np.arange(T) < lengths[:, None]
+        return Rollout(responses, mask, logprobs)
 
     def _decode(self, prompts: Int, uniforms: Float, responses: Int, logprobs: Float, lengths: Int) -> None:
-        """Writes what is drawn by `uniforms` (T, B) into `responses` and `logprobs` (T, B), and `lengths` (B,)."""
-        T, B = uniforms.shape
+        """Writes what is drawn by `uniforms` (B, T) into `responses` and `logprobs` (B, T), and `lengths` (B,)."""
+        (B, T), get = uniforms.shape, self._scratch.begin()
         known = pack_prompts(prompts, self.prompt_length, self._offset)
         packed = prompts_alone(known, self.sizes.heads)
-        cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._scratch)
+        cache = _decoding.prefill(known, packed, self._w, self.sizes, T, get)
         done = _work.prefill(packed.rows, packed.seen, self.sizes)
-        fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, self._scratch)
+        fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, get)
         start = np.full(B, self.vocab_size), np.full(B, self.prompt_length), cache.ends.copy()
         now = _decoding.Now.of(np.arange(B), *start, self.params.dtype)
         calls = _decoding.plan(now, *fixed)
         for t in range(T):
-            now.uniforms[:] = uniforms[t, now.slots]
+            now.uniforms[:] = uniforms[now.slots, t]
             for call in calls:
                 call()
-            responses[t, now.slots] = now.tokens
-            logprobs[t, now.slots] = now.logprobs
+            responses[now.slots, t] = now.tokens
+            logprobs[now.slots, t] = now.logprobs
             np.add(now.places, 1, out=now.places)
             np.add(now.ends, 1, out=now.ends)
             if self.eos is None:
@@ -238,48 +262,49 @@ class TransformerPolicy:
         return pack(prompts, responses, mask, sizes.heads, self.prompt_length, self.vocab_size, self._offset)
 
     def _forward(
-        self, prompts: Int, responses: Int, mask: Float, kind: str, keep: bool
+        self, prompts: Int, responses: Int, mask: Float, kind: str, keep: bool, get: Buffers
     ) -> tuple[Packed, Float]:
         """The rows that have a logit, computed anew only if inputs or parameters are others than they were."""
         now = (prompts, responses, mask, self.params)
-        if self._inputs is not None and all(map(np.array_equal, self._inputs, now)):
-            assert self._packed is not None
-            return self._packed, self._hidden
+        if self._kept is not None and all(map(_equal, self._kept.inputs, now)):
+            return self._kept.packed, self._kept.hidden
         packed = self._pack(prompts, responses, mask)
         self._charge(kind, _work.forward(packed, self.sizes), 0)
         if not keep:
-            return packed, self._pass(packed)
-        self._rooms = _backbone.kept(self._get, packed, self.sizes)
-        self._packed, self._hidden = packed, self._run(packed, self._rooms, self._get)
-        kept = self._get("params", len(self.params))
-        kept[...] = self.params
-        self._inputs = (prompts.copy(), responses.copy(), mask.copy(), kept)
-        return packed, self._hidden
+            return packed, self._pass(packed, get)
+        self._kept = None
+        room = self._keep.begin()
+        rooms = _backbone.kept(room, packed, self.sizes)
+        hidden = self._run(packed, rooms, room, get)
+        params = room("params", len(self.params))
+        params[...] = self.params
+        self._kept = Kept((prompts.copy(), responses.copy(), mask.copy(), params), packed, rooms, hidden)
+        return packed, hidden
 
-    def _pass(self, packed: Packed) -> Float:
+    def _pass(self, packed: Packed, get: Buffers) -> Float:
         """As `_run`, and nothing is kept."""
-        return self._run(packed, _backbone.passing(self._scratch, packed, self.sizes), self._scratch)
+        return self._run(packed, _backbone.passing(get, packed, self.sizes), get, get)
 
-    def _run(self, packed: Packed, rooms: _backbone.Rooms, get: Buffers) -> Float:
-        """The last norm's output where there is a logit."""
-        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, self._scratch)
+    def _run(self, packed: Packed, rooms: _backbone.Rooms, room: Buffers, get: Buffers) -> Float:
+        """The last norm's output where there is a logit, which is in one of `rooms` or gets a place in `room`."""
+        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, get)
         if len(packed.picks) == len(hidden):
             return hidden
-        picked = get("hidden", len(packed.picks), self.sizes.width)
-        return np.take(hidden, packed.picks, axis=0, out=picked)
+        picked = room("hidden", len(packed.picks), self.sizes.width)
+        return np.take(hidden, packed.picks, axis=0, out=picked, mode="clip")  # "raise" takes a copy
 
-    def _head(self, hidden: Float, out: Float) -> None:
+    def _head(self, hidden: Float, out: Float, get: Buffers) -> None:
         """Writes logits (rows, V)."""
-        times_turned(hidden, self._w.table[: self.vocab_size], out, self._scratch)
+        times_turned(hidden, self._w.table[: self.vocab_size], out, get)
         if self.never is not None:
             out[:, self.never] = NEVER
 
-    def _picked(self, d_rows: Float, packed: Packed) -> Float:
+    def _picked(self, d_rows: Float, packed: Packed, get: Buffers) -> Float:
         """The rows that have a logit, without what would go to a constant."""
         if packed.whole and self.never is None:
             return np.ascontiguousarray(d_rows, self.params.dtype)
-        some = self._scratch("d_some", len(packed.cells), self.vocab_size)
-        np.take(d_rows, packed.cells, axis=0, out=some)
+        some = get("d_some", len(packed.cells), self.vocab_size)
+        np.take(d_rows, packed.cells, axis=0, out=some, mode="clip")
         if self.never is not None:
             some[:, self.never] = 0
         return some
@@ -287,3 +312,12 @@ class TransformerPolicy:
     def _charge(self, kind: str, done: flops.Work, tokens: int) -> None:
         if self.charge is not None:
             self.charge(kind, done, tokens)
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether shape and numbers are the same, some at a time: all at once are an array as long."""
+    if one.shape != other.shape:
+        return False
+    one, other = one.reshape(-1), other.reshape(-1)
+    starts = range(0, one.size, BLOCK)
+    return all(np.array_equal(one[i : i + BLOCK], other[i : i + BLOCK]) for i in starts)
