@@ -220,8 +220,8 @@ def test_calls_put_their_arrays_in_the_same_place():
     call("e", 3_100)
     call("e", 3_100)
     assert get.nbytes == 4 * (3 * 1_008 * 9 // 8)  # by an eighth at least
-    call("f", LARGE // 6)
-    call("f", LARGE // 6)
+    call("f", LARGE // 5)
+    call("f", LARGE // 5)
     assert get.nbytes == LARGE  # of large pages there is at least one, and the call has it to itself
 
 

@@ -8,18 +8,20 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels import nn
-
-from ..types import Float
 
 LINE = 64
 """Bytes of a cache line, and of the widest register."""
 LARGE = 4 << 20
 """Bytes from which on NumPy asks the system for large pages."""
 
+BLOCK = 4096
+"""Numbers that are compared at a time."""
 
-def aligned(size: int, dtype: np.dtype[Any]) -> Float:
+
+def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """(size,) numbers of whatever value, the first of them at the beginning of a cache line."""
     if dtype.hasobject:
         return np.empty(size, dtype)
@@ -39,8 +41,8 @@ class Buffers:
         self.dtype = dtype
         self._memory = aligned(0, dtype)
         self._used = self._apart = 0
-        self._flat: dict[str, Float] = {}
-        self._latest: dict[str, Float] = {}
+        self._flat: dict[str, NDArray[Any]] = {}
+        self._latest: dict[str, NDArray[Any]] = {}
 
     def begin(self) -> Buffers:
         """Nothing is in use any more."""
@@ -51,9 +53,11 @@ class Buffers:
             large = LARGE // self.dtype.itemsize
             self._memory = aligned(large if 3 * large // 4 < size < large else size, self.dtype)
         self._used = self._apart = 0
+        if "ints" in self.__dict__:
+            self.ints.begin()
         return self
 
-    def __call__(self, name: str, *shape: int) -> Float:
+    def __call__(self, name: str, *shape: int) -> NDArray[Any]:
         view = self._latest.get(name)
         if view is not None and view.shape == shape:
             return view
@@ -68,14 +72,20 @@ class Buffers:
     def nbytes(self) -> int:
         """What it holds."""
         panel = nn.PANEL if "panel" in self.__dict__ else 0
-        return (len(self._memory) + self._apart + panel) * self.dtype.itemsize
+        ints = self.ints.nbytes if "ints" in self.__dict__ else 0
+        return (len(self._memory) + self._apart + panel) * self.dtype.itemsize + ints
 
     @cached_property
-    def panel(self) -> Float:
+    def ints(self) -> Buffers:
+        """The same for whole numbers."""
+        return Buffers(np.dtype(np.int64))
+
+    @cached_property
+    def panel(self) -> NDArray[Any]:
         """Scratch of every product."""
         return aligned(nn.PANEL, self.dtype)
 
-    def _cut(self, size: int) -> Float:
+    def _cut(self, size: int) -> NDArray[Any]:
         """`size` numbers from the beginning of a cache line on."""
         line = max(LINE // self.dtype.itemsize, 1)
         start = self._used
@@ -84,6 +94,15 @@ class Buffers:
             self._apart += size
             return aligned(size, self.dtype)
         return self._memory[start : start + size]
+
+
+def equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether shape and numbers are the same, some at a time: all at once are an array as long."""
+    if one.shape != other.shape:
+        return False
+    one, other = one.reshape(-1), other.reshape(-1)
+    starts = range(0, one.size, BLOCK)
+    return all(np.array_equal(one[i : i + BLOCK], other[i : i + BLOCK]) for i in starts)
 
 
 class _Shared(threading.local):

@@ -6,24 +6,21 @@ Pre-norm, learned positions, causal attention, GELU, tied embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kernels import categorical, flops
 
 from ..types import Float, Int, Rollout
 from . import _backbone, _decoding, _work
-from ._buffers import Buffers, aligned, scratch
-from ._packed import Packed, pack, pack_prompts, prompts_alone
+from ._buffers import Buffers, aligned, equal, scratch
+from ._packed import Packed, pack
 from ._products import accumulate, times, times_turned
 from ._weights import Sizes, initialise, size, views
 from .linear import NEVER
 
 Charge: TypeAlias = Callable[[str, flops.Work, int], None]
-BLOCK = 4096
-"""Numbers that are compared at a time."""
 
 
 class Kept(NamedTuple):
@@ -154,7 +151,7 @@ class TransformerPolicy:
     def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
         get = self._scratch.begin()
-        packed = self._pack(prompts, responses, mask)
+        packed = self._pack(prompts, responses, mask, get)
         out = np.zeros(responses.shape, self.params.dtype)
         hidden = self._pass(packed, get)
         tokens, found = responses.reshape(-1), out.reshape(-1)
@@ -213,36 +210,13 @@ class TransformerPolicy:
 
     def _decode(self, prompts: Int, uniforms: Float, responses: Int, logprobs: Float, lengths: Int) -> None:
         """Writes what is drawn by `uniforms` (B, T) into `responses` and `logprobs` (B, T), and `lengths` (B,)."""
-        (B, T), get = uniforms.shape, self._scratch.begin()
-        known = pack_prompts(prompts, self.prompt_length, self._offset)
-        packed = prompts_alone(known, self.sizes.heads)
-        cache = _decoding.prefill(known, packed, self._w, self.sizes, T, get)
-        done = _work.prefill(packed.rows, packed.seen, self.sizes)
-        fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, get)
-        start = np.full(B, self.vocab_size), np.full(B, self.prompt_length), cache.ends.copy()
-        now = _decoding.Now.of(np.arange(B), *start, self.params.dtype)
-        calls = _decoding.plan(now, *fixed)
-        for t in range(T):
-            now.uniforms[:] = uniforms[now.slots, t]
-            for call in calls:
-                call()
-            responses[now.slots, t] = now.tokens
-            logprobs[now.slots, t] = now.logprobs
-            np.add(now.places, 1, out=now.places)
-            np.add(now.ends, 1, out=now.ends)
-            if self.eos is None:
-                continue
-            ended = now.tokens == self.eos
-            if ended.any():
-                lengths[now.slots[ended]] = t + 1
-                if ended.all():
-                    break
-                now = now.left(~ended)
-                calls = _decoding.plan(now, *fixed)
-        rows = int(lengths.sum())
-        pairs = int((lengths * cache.ends + lengths * (lengths + 1) // 2).sum())
-        done += _work.step(rows, pairs, self.sizes, self.vocab_size)
-        self._charge("sample", done, rows)
+        get, sizes = self._scratch.begin(), self.sizes
+        replies = self._pack(prompts, responses[:, :1], np.ones((len(prompts), 1), self.params.dtype), get)
+        model = _decoding.Model(self._w, sizes, self.vocab_size, self.prompt_length, self.eos, self.never)
+        ends = _decoding.decode(model, replies, uniforms, responses, logprobs, lengths, get)
+        rows, pairs = int(lengths.sum()), int((lengths * ends + lengths * (lengths + 1) // 2).sum())
+        done = _work.prefill(replies.prompt_rows, replies.alone.seen, sizes)
+        self._charge("sample", done + _work.step(rows, pairs, sizes, self.vocab_size), rows)
 
     def clone(self) -> TransformerPolicy:
         """A copy that shares no memory with this one and charges the same account."""
@@ -257,28 +231,31 @@ class TransformerPolicy:
     def __deepcopy__(self, memo: object) -> TransformerPolicy:
         return self.clone()  # tensors have to stay views of the parameters
 
-    def _pack(self, prompts: Int, responses: Int, mask: Float) -> Packed:
-        sizes = self.sizes
-        return pack(prompts, responses, mask, sizes.heads, self.prompt_length, self.vocab_size, self._offset)
+    def _pack(self, prompts: Int, responses: Int, mask: Float, room: Buffers) -> Packed:
+        fixed = self.sizes.heads, self.prompt_length, self.vocab_size, self._offset
+        return pack(prompts, responses, mask, *fixed, room.ints)
 
     def _forward(
         self, prompts: Int, responses: Int, mask: Float, kind: str, keep: bool, get: Buffers
     ) -> tuple[Packed, Float]:
         """The rows that have a logit, computed anew only if inputs or parameters are others than they were."""
         now = (prompts, responses, mask, self.params)
-        if self._kept is not None and all(map(_equal, self._kept.inputs, now)):
+        if self._kept is not None and all(map(equal, self._kept.inputs, now)):
             return self._kept.packed, self._kept.hidden
-        packed = self._pack(prompts, responses, mask)
+        if keep:
+            self._kept = None
+        room = self._keep.begin() if keep else get
+        packed = self._pack(prompts, responses, mask, room)
         self._charge(kind, _work.forward(packed, self.sizes), 0)
         if not keep:
             return packed, self._pass(packed, get)
-        self._kept = None
-        room = self._keep.begin()
         rooms = _backbone.kept(room, packed, self.sizes)
         hidden = self._run(packed, rooms, room, get)
-        params = room("params", len(self.params))
-        params[...] = self.params
-        self._kept = Kept((prompts.copy(), responses.copy(), mask.copy(), params), packed, rooms, hidden)
+        tokens = room.ints("prompts", *prompts.shape), room.ints("responses", *responses.shape)
+        copies = *tokens, room("mask", *mask.shape), room("params", len(self.params))
+        for copy, given in zip(copies, now, strict=True):
+            copy[...] = given
+        self._kept = Kept(copies, packed, rooms, hidden)
         return packed, hidden
 
     def _pass(self, packed: Packed, get: Buffers) -> Float:
@@ -312,12 +289,3 @@ class TransformerPolicy:
     def _charge(self, kind: str, done: flops.Work, tokens: int) -> None:
         if self.charge is not None:
             self.charge(kind, done, tokens)
-
-
-def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Whether shape and numbers are the same, some at a time: all at once are an array as long."""
-    if one.shape != other.shape:
-        return False
-    one, other = one.reshape(-1), other.reshape(-1)
-    starts = range(0, one.size, BLOCK)
-    return all(np.array_equal(one[i : i + BLOCK], other[i : i + BLOCK]) for i in starts)
