@@ -43,13 +43,15 @@ def _sort(keys, wide, order, spare, count):
 
 
 @jit
-def _put(spans, s, first, count, before, prefix, heads, sizes):
-    """Writes span s, and to sizes what all spans so far need."""
+def _put(spans, s, first, count, before, prefix, heads, sizes, seen):
+    """Writes span s, and adds to sizes what it needs, and from `seen` on what it sees and scores beside that."""
     size = count * (prefix + count)
     spans[s, 0], spans[s, 1], spans[s, 2], spans[s, 3], spans[s, 4] = first, count, before, prefix, sizes[4]
     sizes[4] += heads * size
     sizes[5] = max(sizes[5], prefix + count)
     sizes[6] = max(sizes[6], size)
+    sizes[seen] += count * prefix + count * (count + 1) // 2
+    sizes[seen + 1] += 6 * (count // 4)  # four queries are scored against as many keys
 
 
 @jit
@@ -80,8 +82,9 @@ def pack_jit(
 
     Prompts that are the same become one, in the order of their bytes. Writes tokens and places (rows,); spans (S, 5)
     as `_attention` takes them, those of prompts first; of the rows that predict a token which counts, picks, how many
-    rows of responses come before, and cells, where it stands in the flattened (B, T); and sizes (8,): rows, those of
-    prompts, spans of prompts, all spans, attention weights, most keys and most weights of a span and head, picks. The
+    rows of responses come before, and cells, where it stands in the flattened (B, T); and sizes (12,): rows, those of
+    prompts, spans of prompts, all spans, attention weights, most keys and most weights of a span and head, picks, and
+    twice, of prompts and of responses, pairs of a query and a key that it sees, and pairs scored beside these. The
     arrays have room for B (W + T) rows, 2 B spans and B T picks, where W is the lesser of P and context; keys
     (B, W + T), order, spare and lengths (B,) are scratch.
     """
@@ -111,7 +114,9 @@ def pack_jit(
             keys[b, width + t] = before if t + 1 < lengths[b] else -1
     _sort(keys, wide, order, spare, live)
 
-    sizes[4], sizes[5], sizes[6] = 0, 1, 1
+    for i in range(sizes.shape[0]):
+        sizes[i] = 0
+    sizes[5], sizes[6] = 1, 1
     rows, known, group = 0, 0, spare
     for i in range(live):
         b = order[i]
@@ -125,7 +130,7 @@ def pack_jit(
                     tokens[rows], places[rows] = keys[b, p], place
                     rows += 1
                     place += 1
-            _put(spans, known, first, rows - first, 0, 0, heads, sizes)
+            _put(spans, known, first, rows - first, 0, 0, heads, sizes, 8)
             known += 1
         group[b] = known - 1
     prompt_rows, span, picked = rows, known, 0
@@ -140,6 +145,6 @@ def pack_jit(
                     picked += 1
                 rows += 1
             before = group[b]
-            _put(spans, span, first, rows - first, spans[before, 0], spans[before, 1], heads, sizes)
+            _put(spans, span, first, rows - first, spans[before, 0], spans[before, 1], heads, sizes, 10)
             span += 1
     sizes[0], sizes[1], sizes[2], sizes[3], sizes[7] = rows, prompt_rows, known, span, picked

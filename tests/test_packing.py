@@ -58,6 +58,10 @@ def check(prompts, responses, mask, context):
     keys = [count + prefix for _, count, _, prefix, _ in spans]
     assert packed.longest == max([1, *keys])
     assert packed.widest == max([1, *(span[1] * n for span, n in zip(spans, keys, strict=True))])
+    pairs = [sum(prefix + i + 1 for i in range(count)) for _, count, _, prefix, _ in spans]
+    beside = [6 * (count // 4) for _, count, *_ in spans]
+    assert packed.seen_first == (sum(pairs[:known]), sum(pairs[:known]) + sum(beside[:known]))
+    assert packed.seen == (sum(pairs), sum(pairs) + sum(beside))
     assert packed.whole == (len(cells) == mask.size)
     return packed
 

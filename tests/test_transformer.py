@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numba
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from differences import gradient
 
+from rlhfbench.optimizer import AdamW
 from rlhfbench.policies._buffers import LARGE, Buffers
 from rlhfbench.policies._products import NARROW, accumulate, times, times_turned
 from rlhfbench.policies.transformer import TransformerPolicy
@@ -291,3 +293,47 @@ def test_products_of_narrow_and_of_wide_layers(width, skip):
     np.testing.assert_allclose(back, d[:, skip:] @ w[:, skip:].T)
     np.testing.assert_allclose(grad[:, skip:], 1 + (x.T @ d)[:, skip:])
     assert (grad[:, :skip] == 1).all()
+
+
+def extra(call, result=0):
+    """Bytes that a call, made before, takes of Python and NumPy at a time, beside `result` that it returns."""
+    call(), call()
+    tracemalloc.start()
+    call()  # what tracing itself holds
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    call()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak - before - result
+
+
+@COMPILED
+@pytest.mark.parametrize("ragged", [False, True])
+def test_calls_allocate_their_results_alone(ragged):
+    """Beside them less than 8 KiB, of which a bool for each token would be all; drawing, less than 24 for its plans."""
+    rng, (B, T) = np.random.default_rng(0), (64, 128)
+    policy = TransformerPolicy(50, 60, T, prompt_length=8, width=32, heads=4, shared=True, eos=1, rng=rng)
+    optimizer = AdamW(policy.params, policy.grads, 1e-3, max_grad_norm=1.0)
+    mask = np.ones((B, T), np.float32)
+    if ragged:
+        mask[:] = np.arange(T) < rng.integers(1, T, (B, 1))
+    inputs = rng.integers(50, size=(B, 8)), rng.integers(60, size=(B, T)), mask
+    d_logits, d_values = np.ones((B, T, 60), np.float32), np.ones((B, T), np.float32)
+    uniforms = rng.random((B, T))
+
+    def learn():
+        policy.logits(*inputs)
+        policy.values(*inputs)
+        policy.backward(d_logits, d_values)
+        optimizer.step()
+
+    found = {
+        "values": extra(lambda: policy.values(*inputs, keep=False), mask.nbytes),
+        "logits": extra(lambda: policy.logits(*inputs, keep=False)),
+        "logprobs": extra(lambda: policy.logprobs(*inputs), mask.nbytes),
+        "learn": extra(learn, mask.nbytes),
+    }
+    assert max(found.values()) < 8 << 10, found
+    rollout = inputs[1].nbytes + 2 * mask.nbytes
+    assert extra(lambda: policy.sample(inputs[0], uniforms), rollout) < 24 << 10

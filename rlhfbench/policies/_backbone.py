@@ -56,8 +56,9 @@ class Passing(Room):
     def __init__(self, get: Buffers, packed: Packed, heads: int, C: int, begin: int) -> None:
         rows = packed.rows
         Entry.__init__(self, get, "", rows, C)
-        self.begin, self.spans = begin, packed.spans[packed.prompts if begin else 0 :].copy()
-        self.spans[:, -1] = 0
+        spans = packed.spans[packed.prompts if begin else 0 :]
+        self.begin, self.spans = begin, get.ints(f"spans from {begin}", *spans.shape)
+        self.spans[:, :-1], self.spans[:, -1] = spans[:, :-1], 0
         self.qkv, self.mixed = get("qkv", rows, 3 * C), self.normed1
         self.weights = get("weights", heads * packed.widest)
         self.stream2, self.normed2 = self.stream1[begin:], self.normed1[begin:]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kernels import nn
 
-from ..types import Float, Int
+from ..types import Float, Int, Rollout
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed
@@ -41,37 +41,29 @@ class Cache(NamedTuple):
     ends: Int
 
 
-def decode(
-    model: Model,
-    replies: Packed,
-    uniforms: Float,
-    responses: Int,
-    logprobs: Float,
-    lengths: Int,
-    get: Buffers,
-) -> Int:
-    """Writes what is drawn by `uniforms` (B, T), `responses` and `logprobs` (B, T), and `lengths` (B,).
+def decode(model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Buffers) -> Int:
+    """Writes what is drawn by `uniforms` (B, T) to `out`, which is 0; of `replies` the prompts count.
 
-    Of `replies` the prompts count; gives how many tokens each has (B,).
+    Gives how many tokens these have (B,).
     """
     B, T = uniforms.shape
     cache = prefill(model, replies, T, get)
     start = np.full(B, model.V), np.full(B, model.context), cache.ends.copy()
-    now = Now.of(np.arange(B), *start, logprobs.dtype)
+    now = Now.of(np.arange(B), *start, out.logprobs.dtype)
     calls = plan(model, now, cache, get)
     for t in range(T):
         now.uniforms[:] = uniforms[now.slots, t]
         for call in calls:
             call()
-        responses[now.slots, t] = now.tokens
-        logprobs[now.slots, t] = now.logprobs
+        out.responses[now.slots, t] = now.tokens
+        out.logprobs[now.slots, t] = now.logprobs
+        out.mask[now.slots, t] = 1
         np.add(now.places, 1, out=now.places)
         np.add(now.ends, 1, out=now.ends)
         if model.eos is None:
             continue
         ended = now.tokens == model.eos
         if ended.any():
-            lengths[now.slots[ended]] = t + 1
             if ended.all():
                 break
             now = now.left(~ended)

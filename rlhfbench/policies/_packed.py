@@ -7,7 +7,6 @@ comes before it a prompt: so the last block has nothing else to do (`_backbone`)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -39,6 +38,8 @@ class Packed:
         Where these stand in the flattened (B, T).
     whole : bool
         Whether they are all of it, in order.
+    seen_first, seen_last : (int, int)
+        `seen` of the prompts, and of the responses.
     """
 
     tokens: Int
@@ -52,6 +53,8 @@ class Packed:
     picks: Int
     cells: Int
     whole: bool
+    seen_first: tuple[int, int]
+    seen_last: tuple[int, int]
 
     @property
     def rows(self) -> int:
@@ -68,23 +71,14 @@ class Packed:
             spans=self.spans[: self.prompts],
             picks=self.picks[none],
             cells=self.cells[none],
+            seen_last=(0, 0),
         )
 
-    @cached_property
+    @property
     def seen(self) -> tuple[int, int]:
         """(pairs of a query and a key that it sees, pairs scored) of all spans, as `kernels.flops` counts them."""
-        return _seen(self.spans)
-
-    @cached_property
-    def seen_last(self) -> tuple[int, int]:
-        """Those of the responses."""
-        return _seen(self.spans[self.prompts :])
-
-
-def _seen(spans: Int) -> tuple[int, int]:
-    count, prefix = spans[:, 1], spans[:, 3]
-    pairs = int((count * prefix + count * (count + 1) // 2).sum())
-    return pairs, pairs + 6 * int((count // 4).sum())
+        pairs, scored = (sum(both) for both in zip(self.seen_first, self.seen_last, strict=True))
+        return pairs, scored
 
 
 def pack(
@@ -107,7 +101,7 @@ def pack(
     wide = min(P, context) + T
     tokens, places = ints("tokens", 2, B * wide)
     picks, cells = ints("picks", 2, B * T)
-    spans, sizes = ints("spans", 2 * B, 5), ints("sizes", 8)
+    spans, sizes = ints("spans", 2 * B, 5), ints("sizes", 12)
     packing.pack_jit(
         np.ascontiguousarray(prompts, np.int64),
         np.ascontiguousarray(responses, np.int64),
@@ -125,7 +119,7 @@ def pack(
         cells,
         sizes,
     )
-    rows, prompt_rows, known, count, weights, longest, widest, picked = sizes.tolist()
+    rows, prompt_rows, known, count, weights, longest, widest, picked, *seen = sizes.tolist()
     return Packed(
         tokens[:rows],
         places[:rows],
@@ -138,4 +132,6 @@ def pack(
         picks[:picked],
         cells[:picked],
         picked == B * T,
+        (seen[0], seen[0] + seen[1]),
+        (seen[2], seen[2] + seen[3]),
     )

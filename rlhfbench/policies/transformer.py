@@ -156,9 +156,11 @@ class TransformerPolicy:
         hidden = self._pass(packed, get)
         tokens, found = responses.reshape(-1), out.reshape(-1)
         for some in _backbone.slices(len(hidden)):
-            cells, part = packed.cells[some], get("some logits", some.stop - some.start, self.vocab_size)
+            cells, n = packed.cells[some], some.stop - some.start
+            part = get("some logits", n, self.vocab_size)
             self._head(hidden[some], part, get)
-            found[cells] = categorical.token_logprobs(part, tokens[cells])
+            drawn = np.take(tokens, cells, out=get.ints("some tokens", n), mode="clip")
+            found[cells] = categorical.token_logprobs(part, drawn, out=get("some", n))
         done = _work.head(len(hidden), self.sizes.width, self.vocab_size)
         done += _work.forward(packed, self.sizes)
         done += flops.work("token_logprobs", len(hidden), self.vocab_size)
@@ -180,9 +182,10 @@ class TransformerPolicy:
             accumulate(d_rows, hidden, self._g.table[: self.vocab_size], get)
             self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
         if d_values is not None:
-            slopes = d_values.reshape(-1)[packed.cells]
+            slopes = get("d_values", M)
+            np.take(d_values.reshape(-1), packed.cells, out=slopes, mode="clip")
             share = get("d_from_value", M, C) if d_logits is not None else d_hidden
-            np.multiply(slopes[:, None], self._w.value, out=share)
+            np.dot(slopes[:, None], self._w.value[None], out=share)  # `multiply` would make an array for it
             if d_logits is not None:
                 d_hidden += share
             self._g.value[...] += np.matmul(hidden.T, slopes)
@@ -199,23 +202,24 @@ class TransformerPolicy:
 
     def sample(self, prompts: Int, uniforms: Float) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
-        B, T = uniforms.shape
-        responses, logprobs = np.zeros((B, T), np.int64), np.zeros((B, T), self.params.dtype)
-        lengths = np.full(B, T)
-        if B and T:
-            self._decode(prompts, uniforms, responses, logprobs, lengths)
-        mask = np.empty((B, T), self.params.dtype)
-        mask[...] = np.arange(T) < lengths[:, None]
-        return Rollout(responses, mask, logprobs)
+        shape = uniforms.shape
+        rollout = Rollout(
+            np.zeros(shape, np.int64), np.zeros(shape, self.params.dtype), np.zeros(shape, self.params.dtype)
+        )
+        if uniforms.size:
+            self._decode(prompts, uniforms, rollout)
+        return rollout
 
-    def _decode(self, prompts: Int, uniforms: Float, responses: Int, logprobs: Float, lengths: Int) -> None:
-        """Writes what is drawn by `uniforms` (B, T) into `responses` and `logprobs` (B, T), and `lengths` (B,)."""
+    def _decode(self, prompts: Int, uniforms: Float, out: Rollout) -> None:
+        """Writes what is drawn by `uniforms` (B, T)."""
         get, sizes = self._scratch.begin(), self.sizes
-        replies = self._pack(prompts, responses[:, :1], np.ones((len(prompts), 1), self.params.dtype), get)
+        one = np.ones((len(prompts), 1), self.params.dtype)
+        replies = self._pack(prompts, out.responses[:, :1], one, get)
         model = _decoding.Model(self._w, sizes, self.vocab_size, self.prompt_length, self.eos, self.never)
-        ends = _decoding.decode(model, replies, uniforms, responses, logprobs, lengths, get)
+        ends = _decoding.decode(model, replies, uniforms, out, get)
+        lengths = out.mask.sum(axis=1).astype(np.int64)
         rows, pairs = int(lengths.sum()), int((lengths * ends + lengths * (lengths + 1) // 2).sum())
-        done = _work.prefill(replies.prompt_rows, replies.alone.seen, sizes)
+        done = _work.prefill(replies.prompt_rows, replies.seen_first, sizes)
         self._charge("sample", done + _work.step(rows, pairs, sizes, self.vocab_size), rows)
 
     def clone(self) -> TransformerPolicy:
