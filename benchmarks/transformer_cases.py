@@ -17,6 +17,7 @@ from kernels import flops
 from rlhfbench.algorithms import dpo, ppo
 from rlhfbench.optimizer import AdamW
 from rlhfbench.pair_training import pair_step
+from rlhfbench.policies._buffers import scratch
 from rlhfbench.policies.transformer import TransformerPolicy
 from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.rollouts import collect
@@ -66,6 +67,11 @@ class Setup:
 
     def add(self, kind: str, work: flops.Work) -> None:
         self.done[kind] = self.done.get(kind, flops.Work(0, 0)) + work
+
+    def held(self) -> int:
+        """Bytes of the workspaces, which stay for the next call."""
+        own = self.policy, self.reference, self.reward_model.backbone
+        return sum(policy.nbytes for policy in own) + scratch(self.policy.params.dtype).nbytes
 
     def optimizer(self, learning_rate: float, **options: float) -> AdamW:
         policy = self.policy

@@ -26,14 +26,8 @@ MATMUL = 1024
 def ours(case: str, size: transformer_cases.Size) -> None:
     setup = transformer_cases.make_setup(size)
     call = transformer_cases.CASES[case](setup, size)
-    rooms = [p._get for p in (setup.policy, setup.reference, setup.reward_model.backbone)]
-    rooms.append(setup.policy._scratch)
     call(), call()
-    serve(
-        call,
-        f"numba {version('numba')}, numpy {version('numpy')}",
-        lambda: sum(room.nbytes for room in rooms),
-    )
+    serve(call, f"numba {version('numba')}, numpy {version('numpy')}", setup.held)
 
 
 def theirs(peer: str, case: str, size: transformer_cases.Size) -> None:

@@ -111,7 +111,8 @@ def pair_step(
     mask = np.concatenate([pairs.chosen_mask, pairs.rejected_mask])
 
     logits = setup.policy.logits(prompts, responses, mask)
-    logprobs = categorical.token_logprobs(logits, responses) * mask
+    logprobs = categorical.token_logprobs(logits, responses)
+    logprobs *= mask
     logps = logprobs.sum(axis=1)
     loss = loss_of(logps[:n], logps[n:], *given)
     d_logprobs = np.concatenate([loss.d_chosen, loss.d_rejected])[:, None] * mask

@@ -27,6 +27,7 @@ from rlhfbench.extrapolation import (
     parse_size,
 )
 from rlhfbench.gates import GATES, Proposal, guard
+from rlhfbench.policies._buffers import Buffers
 from rlhfbench.policies._packed import pack
 from rlhfbench.policies._weights import Sizes
 from rlhfbench.policies._work import backward, forward, head, head_backward
@@ -167,7 +168,8 @@ def test_the_price_of_a_sequence_is_what_the_ledger_counts(layers: int, width: i
     prompt, reply = 2, 62
     sizes = Sizes(11, 66, layers, width, width // 128)
     tokens, mask = np.zeros((1, reply), np.int64), np.ones((1, reply))
-    packed = pack(np.zeros((1, prompt), np.int64), tokens, mask, sizes.heads, prompt, 0, 1)
+    room = Buffers(np.dtype(np.int64))
+    packed = pack(np.zeros((1, prompt), np.int64), tokens, mask, sizes.heads, prompt, 0, 1, room)
     found = costs(12.0 * layers * width**2, prompt, reply)
     ours = forward(packed, sizes).plus(head(reply, width, VOCABULARY))
     assert found.forward == pytest.approx(ours.flops, rel=0.03)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numba
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed 
 from benchmarks import table, transformer_profile, transformer_table, turns
 from benchmarks import transformer_cases as cases
 from benchmarks import transformer_goals as goals
+from rlhfbench.policies._buffers import _SHARED, Buffers
 
 SMALL = cases.Size(width=16, vocab=11, rows=6, prompt=4, length=5)
 SIDE = f"""
@@ -54,6 +57,22 @@ def test_a_profile_accounts_for_all_time_and_work(case: str, monkeypatch: pytest
     assert found["kinds"]["attention"] > 0
     in_products = sum(2 * m * k * n * calls for m, k, n, calls, _ in found["products"])
     assert 0 < in_products < sum(found["flops"].values())
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
+@pytest.mark.parametrize(("case", "most", "room"), [("DPO step", 64, 30), ("PPO update", 112, 19)])
+def test_a_step_allocates_its_batch_alone(case: str, most: int, room: int) -> None:
+    """KiB at a time: a number for each token of the batch is 8 (DPO) or 4; one for each channel would be 512 or 256.
+
+    MiB of workspace: PyTorch's peaks were measured at 37.6 and 23.
+    """
+    size, shared = cases.SIZES["width 64"], Buffers(np.dtype(np.float32))
+    with patch.dict(_SHARED.by_dtype, {shared.dtype: shared}):  # what other tests needed is not this one's
+        setup = cases.make_setup(size)
+        call = cases.CASES[case](setup, size)
+        call(), call()
+        assert transformer_profile.allocated(call) < most << 10
+        assert setup.held() < room << 20
 
 
 def test_products_are_repeated_as_they_were() -> None:

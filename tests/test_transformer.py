@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numba
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from differences import gradient
 
-from rlhfbench.policies._buffers import ARENA, Buffers
+from rlhfbench.optimizer import AdamW
+from rlhfbench.policies._buffers import LARGE, Buffers
 from rlhfbench.policies._products import NARROW, accumulate, times, times_turned
 from rlhfbench.policies.transformer import TransformerPolicy
 
@@ -101,7 +103,7 @@ def test_one_state_of_each_response_passes_the_last_block_alone(layers):
     want = policy.values(PROMPTS, RESPONSES, MASK.astype(float)) * ends
     np.testing.assert_allclose(policy.values(PROMPTS, RESPONSES, ends), want, atol=1e-12)
     np.testing.assert_allclose(policy.values(*twice), np.concatenate([want, want]), atol=1e-12)
-    packed = policy._packed
+    packed = policy._kept.packed
     assert (
         packed.rows - packed.prompt_rows == 2 * 5
     )  # of replies that came twice all but the last token passes once
@@ -196,21 +198,43 @@ def test_a_clone_shares_no_memory_and_gives_the_same():
     assert not policy.grads.any()
 
 
-def test_room_is_found_where_some_is_left():
+def test_calls_put_their_arrays_in_the_same_place():
     get = Buffers(np.dtype(np.float32))
-    third = 350_000  # a little more than that of an arena: two fit
-    arrays = [get(name, size) for name, size in zip("abcd", (third, third, third, 1_000), strict=True)]
-    assert get.nbytes == 2 * ARENA
-    large = get("e", 2 * third, 2)
-    assert get.nbytes == 2 * ARENA + large.nbytes
-    assert get("f", 690_000).shape == (690_000,)
-    assert get.nbytes == 2 * ARENA + large.nbytes
-    for i, array in enumerate(arrays):
-        array[:] = i
-    assert [set(array.tolist()) for array in arrays] == [{0.0}, {1.0}, {2.0}, {3.0}]
-    grown = get("e", 3 * third, 2)
-    assert get.nbytes == 2 * ARENA + grown.nbytes
-    assert all(array.ctypes.data % 64 == 0 for array in (*arrays, grown))
+
+    def call(names, size):
+        arrays = [get.begin()(names[0], size), *(get(name, size) for name in names[1:])]
+        for i, array in enumerate(arrays):
+            array[:] = i
+        assert [set(array.tolist()) for array in arrays] == [{float(i)} for i in range(len(names))]
+        assert all(array.ctypes.data % 64 == 0 for array in arrays)
+        again = get(names[0], size // 2, 1)  # the same name, and there is room
+        assert again.ctypes.data == arrays[0].ctypes.data
+        return [array.ctypes.data for array in arrays]
+
+    call("ab", 1_001)
+    assert get.nbytes == 4 * 2 * 1_001
+    first = call("ab", 1_001)
+    assert first[1] - first[0] == get.nbytes // 2 == 4 * 1_008  # from a line's beginning on
+    assert call("cd", 1_001) == first
+    call("xyz", 1_000)  # the last one finds no room
+    call("xyz", 1_000)
+    assert get.nbytes == 4 * 3 * 1_008
+    call("e", 3_100)
+    call("e", 3_100)
+    assert get.nbytes == 4 * (3 * 1_008 * 9 // 8)  # by an eighth at least
+    call("f", LARGE // 5)
+    call("f", LARGE // 5)
+    assert get.nbytes == LARGE  # of large pages there is at least one, and the call has it to itself
+
+
+def test_an_array_that_grows_in_a_call_leaves_the_others_alone():
+    get = Buffers(np.dtype(np.float32))
+    for _ in range(2):
+        small, other = get.begin()("a", 10), get("b", 10)
+        small[:], other[:] = 1, 2
+        get("a", 1_000)[:] = 3
+        assert set(small.tolist()) == {1.0}
+        assert set(other.tolist()) == {2.0}
 
 
 def test_a_second_step_needs_no_more_room():
@@ -221,9 +245,10 @@ def test_a_second_step_needs_no_more_room():
         policy.values(PROMPTS, RESPONSES, mask)
         policy.backward(np.ones((*MASK.shape, 5), np.float32), np.ones(MASK.shape, np.float32))
         policy.sample(PROMPTS, np.zeros((6, 4)))
-        rooms = policy._get, policy._scratch
-        return [{name: flat.ctypes.data for name, flat in room._flat.items()} for room in rooms]
+        rooms = policy._logits, policy._keep, policy._scratch
+        return [(room._memory.ctypes.data, room.nbytes) for room in rooms]
 
+    step()
     assert step() == step()
 
 
@@ -268,3 +293,47 @@ def test_products_of_narrow_and_of_wide_layers(width, skip):
     np.testing.assert_allclose(back, d[:, skip:] @ w[:, skip:].T)
     np.testing.assert_allclose(grad[:, skip:], 1 + (x.T @ d)[:, skip:])
     assert (grad[:, :skip] == 1).all()
+
+
+def extra(call, result=0):
+    """Bytes that a call, made before, takes of Python and NumPy at a time, beside `result` that it returns."""
+    call(), call()
+    tracemalloc.start()
+    call()  # what tracing itself holds
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    call()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak - before - result
+
+
+@COMPILED
+@pytest.mark.parametrize("ragged", [False, True])
+def test_calls_allocate_their_results_alone(ragged):
+    """Beside them less than 8 KiB, of which a bool for each token would be all; drawing, less than 24 for its plans."""
+    rng, (B, T) = np.random.default_rng(0), (64, 128)
+    policy = TransformerPolicy(50, 60, T, prompt_length=8, width=32, heads=4, shared=True, eos=1, rng=rng)
+    optimizer = AdamW(policy.params, policy.grads, 1e-3, max_grad_norm=1.0)
+    mask = np.ones((B, T), np.float32)
+    if ragged:
+        mask[:] = np.arange(T) < rng.integers(1, T, (B, 1))
+    inputs = rng.integers(50, size=(B, 8)), rng.integers(60, size=(B, T)), mask
+    d_logits, d_values = np.ones((B, T, 60), np.float32), np.ones((B, T), np.float32)
+    uniforms = rng.random((B, T))
+
+    def learn():
+        policy.logits(*inputs)
+        policy.values(*inputs)
+        policy.backward(d_logits, d_values)
+        optimizer.step()
+
+    found = {
+        "values": extra(lambda: policy.values(*inputs, keep=False), mask.nbytes),
+        "logits": extra(lambda: policy.logits(*inputs, keep=False)),
+        "logprobs": extra(lambda: policy.logprobs(*inputs), mask.nbytes),
+        "learn": extra(learn, mask.nbytes),
+    }
+    assert max(found.values()) < 8 << 10, found
+    rollout = inputs[1].nbytes + 2 * mask.nbytes
+    assert extra(lambda: policy.sample(inputs[0], uniforms), rollout) < 24 << 10

@@ -1,17 +1,17 @@
 """Forward and backward through the blocks, on packed rows.
 
-The last block has no use for a prompt beyond its keys and values, so only responses pass it; its rows begin at
-`Packed.prompt_rows`, those of all others at 0.
+The last block has no use for a prompt beyond its keys and values, so only responses pass it: its arrays after attention
+begin at row `Packed.prompt_rows`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from kernels import nn
 
-from ..types import Float, Int
+from ..types import Float
 from ._buffers import Buffers
 from ._packed import Packed
 from ._products import accumulate, times, times_turned
@@ -22,24 +22,28 @@ CHUNK = 512
 
 
 class Entry:
-    """What a norm works on: a block's first, or the last one after all blocks."""
+    """What a norm works on: a block's first, or the last one after all blocks; the rows from `begin` on."""
 
-    def __init__(self, get: Buffers, name: str, rows: int, C: int) -> None:
-        self.stream1, self.normed1 = get(f"{name}entry", 2, rows, C)
-        self.means1, self.shares1 = get(f"{name}entry moments", 2, rows)
+    def __init__(self, get: Buffers, name: str, rows: int, C: int, begin: int = 0) -> None:
+        self.stream1, self.normed1 = get(f"{name}entry", 2, rows, C)[:, begin:]
+        self.means1, self.shares1 = get(f"{name}entry moments", 2, rows)[:, begin:]
 
 
 class Room(Entry):
-    """What a block works on, all of which the backward pass reads again."""
+    """What a block works on, all of which the backward pass reads again.
 
-    def __init__(self, get: Buffers, name: str, packed: Packed, heads: int, C: int) -> None:
-        rows = packed.rows
+    After attention, rows from `begin` on are all that there are.
+    """
+
+    def __init__(self, get: Buffers, name: str, packed: Packed, C: int, begin: int) -> None:
+        rows, own = packed.rows, packed.rows - begin
         super().__init__(get, name, rows, C)
-        self.stream2, self.normed2, self.mixed = get(f"{name}inside", 3, rows, C)
-        self.means2, self.shares2 = get(f"{name}inside moments", 2, rows)
-        self.qkv, self.spans = get(f"{name}qkv", rows, 3 * C), packed.spans
+        self.begin, self.spans = begin, packed.spans[packed.prompts if begin else 0 :]
+        self.qkv, self.mixed = get(f"{name}qkv", rows, 3 * C), get(f"{name}mixed", rows, C)
         self.weights = get(f"{name}weights", packed.weights)
-        self.slopes, self.active = get(f"{name}perceptron", 2, rows, 4 * C)
+        self.stream2, self.normed2 = get(f"{name}inside", 2, own, C)
+        self.means2, self.shares2 = get(f"{name}inside moments", 2, own)
+        self.slopes, self.active = get(f"{name}perceptron", 2, own, 4 * C)
 
     def perceptron(self, some: slice) -> tuple[Float, Float]:
         """(slopes, active) of these rows."""
@@ -47,17 +51,19 @@ class Room(Entry):
 
 
 class Passing(Room):
-    """A room that all blocks take one after the other, where no backward pass follows: most things share a place."""
+    """A room that blocks take one after the other, where no backward pass follows: most things share a place."""
 
-    def __init__(self, get: Buffers, name: str, packed: Packed, heads: int, C: int) -> None:
+    def __init__(self, get: Buffers, packed: Packed, heads: int, C: int, begin: int) -> None:
         rows = packed.rows
-        Entry.__init__(self, get, name, rows, C)
-        self.stream2, self.normed2, self.mixed = self.stream1, self.normed1, self.normed1
-        self.means2, self.shares2 = self.means1, self.shares1
-        self.qkv, self.spans = get(f"{name}qkv", rows, 3 * C), packed.spans.copy()
-        self.spans[:, -1] = 0
-        self.weights = get(f"{name}weights", heads * packed.widest)
-        self.slopes, self.active = get(f"{name}perceptron", 2, CHUNK, 4 * C)
+        Entry.__init__(self, get, "", rows, C)
+        spans = packed.spans[packed.prompts if begin else 0 :]
+        self.begin, self.spans = begin, get.ints(f"spans from {begin}", *spans.shape)
+        self.spans[:, :-1], self.spans[:, -1] = spans[:, :-1], 0
+        self.qkv, self.mixed = get("qkv", rows, 3 * C), self.normed1
+        self.weights = get("weights", heads * packed.widest)
+        self.stream2, self.normed2 = self.stream1[begin:], self.normed1[begin:]
+        self.means2, self.shares2 = self.means1[begin:], self.shares1[begin:]
+        self.slopes, self.active = get("perceptron", 2, min(CHUNK, rows), 4 * C)
 
     def perceptron(self, some: slice) -> tuple[Float, Float]:
         rows = some.stop - some.start
@@ -67,7 +73,7 @@ class Passing(Room):
 class Rooms(NamedTuple):
     """Of each block, and of the last norm."""
 
-    blocks: list[Room]
+    blocks: Sequence[Room]
     end: Entry
 
     def after(self, i: int) -> Entry:
@@ -77,27 +83,26 @@ class Rooms(NamedTuple):
 
 def kept(get: Buffers, packed: Packed, sizes: Sizes) -> Rooms:
     """Rooms that `backward` reads again."""
-    rooms = [Room(get, f"{i}.", packed, sizes.heads, sizes.width) for i in range(sizes.layers)]
-    return Rooms(rooms, Entry(get, "end.", packed.rows, sizes.width))
+    C, last = sizes.width, sizes.layers - 1
+    begins = [0] * last + [packed.prompt_rows]
+    rooms = [Room(get, f"{i}.", packed, C, begin) for i, begin in enumerate(begins)]
+    return Rooms(rooms, Entry(get, "end.", packed.rows - packed.prompt_rows, C))
 
 
 def passing(get: Buffers, packed: Packed, sizes: Sizes) -> Rooms:
     """One room for all."""
-    room = Passing(get, "passing.", packed, sizes.heads, sizes.width)
-    return Rooms([room] * sizes.layers, room)
+    C, begin = sizes.width, packed.prompt_rows
+    early, last = (Passing(get, packed, sizes.heads, C, first) for first in (0, begin))
+    return Rooms([early] * (sizes.layers - 1) + [last], Entry(get, "", packed.rows, C, begin))
 
 
 def forward(packed: Packed, weights: Weights, heads: int, rooms: Rooms, get: Buffers) -> Float:
     """(response rows, C): what the logits and values of the responses are made of."""
     enter(packed, weights, rooms.blocks[0])
     for i, layer in enumerate(weights.layers):
-        room = rooms.blocks[i]
-        last = i + 1 == len(weights.layers)
-        begin = packed.prompt_rows if last else 0
-        spans = room.spans[packed.prompts :] if last else room.spans
-        attend(packed, layer, heads, room, begin, spans, get)
-        feed_forward(layer, room, rooms.after(i), begin, *next_norm(weights, i), get)
-    hidden: Float = rooms.end.normed1[packed.prompt_rows :]
+        attend(packed, layer, heads, rooms.blocks[i], get)
+        feed_forward(layer, rooms.blocks[i], rooms.after(i), *next_norm(weights, i), get)
+    hidden: Float = rooms.end.normed1
     return hidden
 
 
@@ -123,15 +128,13 @@ def project(layer: Layer, normed: Float, begin: int, qkv: Float, get: Buffers) -
     times(normed[begin:], layer.qkv, qkv[begin:], get)
 
 
-def attend(
-    packed: Packed, layer: Layer, heads: int, room: Room, begin: int, spans: Int, get: Buffers
-) -> None:
+def attend(packed: Packed, layer: Layer, heads: int, room: Room, get: Buffers) -> None:
     """The block's first half: stream1, normed1 -> stream2, normed2."""
-    C = room.normed1.shape[1]
+    C, begin = room.normed1.shape[1], room.begin
     project(layer, room.normed1, begin, room.qkv, get)
     turned = get("turned", C // heads, packed.longest)
-    nn.attention_jit(room.qkv, spans, heads, turned, room.weights, room.mixed)
-    branch = get("branch", packed.rows, C)[begin:]
+    nn.attention_jit(room.qkv, room.spans, heads, turned, room.weights, room.mixed)
+    branch = get("branch", packed.rows - begin, C)
     times(room.mixed[begin:], layer.proj, branch, get)
     nn.residual_norm_jit(
         room.stream1[begin:],
@@ -139,24 +142,22 @@ def attend(
         layer.proj_bias,
         layer.gain2,
         layer.shift2,
-        room.means2[begin:],
-        room.shares2[begin:],
-        room.stream2[begin:],
-        room.normed2[begin:],
+        room.means2,
+        room.shares2,
+        room.stream2,
+        room.normed2,
     )
 
 
-def slices(begin: int, rows: int) -> Iterator[slice]:
-    """Rows from `begin` on, as many at a time as stay in the cache from one product to the next."""
-    return (slice(row, min(row + CHUNK, rows)) for row in range(begin, rows, CHUNK))
+def slices(rows: int) -> Iterator[slice]:
+    """As many rows at a time as stay in the cache from one product to the next."""
+    return (slice(row, min(row + CHUNK, rows)) for row in range(0, rows, CHUNK))
 
 
-def feed_forward(
-    layer: Layer, room: Room, after: Entry, begin: int, gain: Float, shift: Float, get: Buffers
-) -> None:
+def feed_forward(layer: Layer, room: Room, after: Entry, gain: Float, shift: Float, get: Buffers) -> None:
     """The block's second half: stream2, normed2 -> stream1, normed1 of what comes after."""
-    rows, C = room.normed1.shape
-    for some in slices(begin, rows):
+    rows, C = room.normed2.shape
+    for some in slices(rows):
         slopes, active = room.perceptron(some)
         branch = get("branch", len(active), C)
         times(room.normed2[some], layer.up, slopes, get)
@@ -188,29 +189,18 @@ def backward(
     C, begin = d_hidden.shape[1], packed.prompt_rows
     d_stream = get("d_stream", packed.rows, C)
     d_stream[begin:] = 0
-    norm_backward(
-        d_hidden,
-        rooms.end,
-        weights.gain,
-        begin,
-        d_stream,
-        grads.gain,
-        grads.shift,
-        grads.layers[-1].down_bias,
-    )
+    norm = grads.gain, grads.shift, grads.layers[-1].down_bias
+    norm_backward(d_hidden, rooms.end, weights.gain, d_stream[begin:], *norm)
     for i in reversed(range(len(weights.layers))):
         layer, grad, room = weights.layers[i], grads.layers[i], rooms.blocks[i]
-        last = i + 1 == len(weights.layers)
-        begin = packed.prompt_rows if last else 0
-        feed_forward_backward(layer, grad, room, begin, d_stream, get)
-        spans = packed.spans[packed.prompts :] if last else packed.spans
-        d_normed = attend_backward(packed, layer, grad, heads, room, begin, spans, d_stream, get)
-        d_stream[:begin] = 0
+        feed_forward_backward(layer, grad, room, d_stream[room.begin :], get)
+        d_normed = attend_backward(packed, layer, grad, heads, room, d_stream, get)
+        d_stream[: room.begin] = 0
         # The embedding is no branch: it has no bias.
         d_bias = grads.layers[i - 1].down_bias if i else get("nothing", C)
         if not i:
             d_bias[:] = 0
-        norm_backward(d_normed, room, layer.gain1, 0, d_stream, grad.gain1, grad.shift1, d_bias)
+        norm_backward(d_normed, room, layer.gain1, d_stream, grad.gain1, grad.shift1, d_bias)
     nn.embedding_backward_jit(packed.tokens, packed.places, d_stream, grads.table, grads.places)
 
 
@@ -218,32 +208,21 @@ def norm_backward(
     d_out: Float,
     room: Entry,
     gain: Float,
-    begin: int,
     d_stream: Float,
     d_gain: Float,
     d_shift: Float,
     d_bias: Float,
 ) -> None:
-    """Through a block's first norm; `d_out` are the rows from `begin` on."""
+    """Through a block's first norm, or the last."""
     nn.layer_norm_backward_jit(
-        d_out,
-        room.stream1[begin:],
-        gain,
-        room.means1[begin:],
-        room.shares1[begin:],
-        d_stream[begin:],
-        d_gain,
-        d_shift,
-        d_bias,
+        d_out, room.stream1, gain, room.means1, room.shares1, d_stream, d_gain, d_shift, d_bias
     )
 
 
-def feed_forward_backward(
-    layer: Layer, grad: Layer, room: Room, begin: int, d_stream: Float, get: Buffers
-) -> None:
-    """Through the perceptron and the norm before it; the rows from `begin` on."""
+def feed_forward_backward(layer: Layer, grad: Layer, room: Room, d_stream: Float, get: Buffers) -> None:
+    """Through the perceptron and the norm before it."""
     rows, C = d_stream.shape
-    for some in slices(begin, rows):
+    for some in slices(rows):
         d_branch, active = d_stream[some], room.active[some]
         d_active, d_normed = get("d_active", *active.shape), get("d_normed", len(active), C)
         accumulate(active, d_branch, grad.down, get)
@@ -265,25 +244,17 @@ def feed_forward_backward(
 
 
 def attend_backward(
-    packed: Packed,
-    layer: Layer,
-    grad: Layer,
-    heads: int,
-    room: Room,
-    begin: int,
-    spans: Int,
-    d_stream: Float,
-    get: Buffers,
+    packed: Packed, layer: Layer, grad: Layer, heads: int, room: Room, d_stream: Float, get: Buffers
 ) -> Float:
     """Through attention; gives the gradient of all rows of `normed1`."""
-    rows, C = d_stream.shape
+    (rows, C), begin = d_stream.shape, room.begin
     accumulate(room.mixed[begin:], d_stream[begin:], grad.proj, get)
     d_mixed = get("d_mixed", rows, C)
     times_turned(d_stream[begin:], layer.proj, d_mixed[begin:], get)
     d_qkv = get("d_qkv", rows, 3 * C)
     d_qkv[:, C:] = 0
     turned, slopes = get("turned", C // heads, packed.longest), get("slopes", packed.widest)
-    nn.attention_backward_jit(d_mixed, room.qkv, room.weights, spans, heads, turned, slopes, d_qkv)
+    nn.attention_backward_jit(d_mixed, room.qkv, room.weights, room.spans, heads, turned, slopes, d_qkv)
     d_normed = get("d_normed", rows, C)
     if begin:
         accumulate(room.normed1[:begin], d_qkv[:begin], grad.qkv, get, skip=C)

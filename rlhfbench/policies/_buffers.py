@@ -1,4 +1,4 @@
-"""Room for activations: arrays by name, allocated once, where vectors do not straddle cache lines."""
+"""Room for activations: arrays by name, where vectors do not straddle cache lines, out of memory that is used again."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels import nn
 
-from ..types import Float
-
 LINE = 64
 """Bytes of a cache line, and of the widest register."""
-ARENA = 4 << 20
-"""Bytes that are asked for at once for arrays smaller than that: from here on NumPy asks the system for large pages."""
+LARGE = 4 << 20
+"""Bytes from which on NumPy asks the system for large pages."""
+
+BLOCK = 4096
+"""Numbers that are compared at a time."""
 
 
-def aligned(size: int, dtype: np.dtype[Any]) -> Float:
+def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """(size,) numbers of whatever value, the first of them at the beginning of a cache line."""
     if dtype.hasobject:
         return np.empty(size, dtype)
@@ -29,47 +31,78 @@ def aligned(size: int, dtype: np.dtype[Any]) -> Float:
 
 
 class Buffers:
-    """Arrays by name; each call gives a view, of whatever it held. They grow, by half at least, and never shrink."""
+    """Arrays by name, of whatever they held, side by side in one stretch of memory.
+
+    `begin` takes them all back, so that one call's arrays lie where another's were. What finds no room has memory of
+    its own until then, when the stretch grows to what was asked for, and by an eighth at least. It never shrinks.
+    """
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
-        self._flat: dict[str, Float] = {}
-        self._latest: dict[str, Float] = {}
-        self._arenas: list[Float] = []
+        self._memory = aligned(0, dtype)
+        self._used = self._apart = 0
+        self._flat: dict[str, NDArray[Any]] = {}
+        self._latest: dict[str, NDArray[Any]] = {}
 
-    def __call__(self, name: str, *shape: int) -> Float:
+    def begin(self) -> Buffers:
+        """Nothing is in use any more."""
+        self._flat.clear()
+        self._latest.clear()
+        if self._used > len(self._memory):
+            self._memory, size = aligned(0, self.dtype), max(self._used, len(self._memory) * 9 // 8)
+            large = LARGE // self.dtype.itemsize
+            self._memory = aligned(large if 3 * large // 4 < size < large else size, self.dtype)
+        self._used = self._apart = 0
+        if "ints" in self.__dict__:
+            self.ints.begin()
+        return self
+
+    def __call__(self, name: str, *shape: int) -> NDArray[Any]:
         view = self._latest.get(name)
         if view is not None and view.shape == shape:
             return view
         size = prod(shape)
         flat = self._flat.get(name)
         if flat is None or len(flat) < size:
-            flat = self._flat[name] = self._cut(size if flat is None else max(size, len(flat) * 3 // 2))
+            flat = self._flat[name] = self._cut(size)
         view = self._latest[name] = flat[:size].reshape(shape)
         return view
 
     @property
     def nbytes(self) -> int:
-        """What it holds: arenas, and arrays that are larger than one."""
-        large = sum(flat.nbytes for flat in self._flat.values() if flat.nbytes >= ARENA)
-        return len(self._arenas) * ARENA + large
+        """What it holds."""
+        panel = nn.PANEL if "panel" in self.__dict__ else 0
+        ints = self.ints.nbytes if "ints" in self.__dict__ else 0
+        return (len(self._memory) + self._apart + panel) * self.dtype.itemsize + ints
 
     @cached_property
-    def panel(self) -> Float:
-        """Scratch of every product."""
-        return self("panel", nn.PANEL)
+    def ints(self) -> Buffers:
+        """The same for whole numbers."""
+        return Buffers(np.dtype(np.int64))
 
-    def _cut(self, size: int) -> Float:
-        """`size` numbers of the first arena that has them, and what is left of their last cache line."""
+    @cached_property
+    def panel(self) -> NDArray[Any]:
+        """Scratch of every product."""
+        return aligned(nn.PANEL, self.dtype)
+
+    def _cut(self, size: int) -> NDArray[Any]:
+        """`size` numbers from the beginning of a cache line on."""
         line = max(LINE // self.dtype.itemsize, 1)
-        whole, most = -(-size // line) * line, ARENA // self.dtype.itemsize
-        if size >= most:
+        start = self._used
+        self._used += -(-size // line) * line
+        if self._used > len(self._memory):
+            self._apart += size
             return aligned(size, self.dtype)
-        i = next((i for i, arena in enumerate(self._arenas) if len(arena) >= whole), len(self._arenas))
-        if i == len(self._arenas):
-            self._arenas.append(aligned(most, self.dtype))
-        cut, self._arenas[i] = self._arenas[i][:size], self._arenas[i][whole:]
-        return cut
+        return self._memory[start : start + size]
+
+
+def equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether shape and numbers are the same, some at a time: all at once are an array as long."""
+    if one.shape != other.shape:
+        return False
+    one, other = one.reshape(-1), other.reshape(-1)
+    starts = range(0, one.size, BLOCK)
+    return all(np.array_equal(one[i : i + BLOCK], other[i : i + BLOCK]) for i in starts)
 
 
 class _Shared(threading.local):

@@ -11,15 +11,26 @@ from numpy.typing import NDArray
 
 from kernels import nn
 
-from ..types import Float, Int
+from ..types import Float, Int, Rollout
 from . import _backbone
 from ._buffers import Buffers
-from ._packed import Packed, Prompts
+from ._packed import Packed
 from ._products import times, times_turned
 from ._weights import Sizes, Weights
 from .linear import NEVER
 
 Plan: TypeAlias = list[Callable[[], Any]]
+
+
+class Model(NamedTuple):
+    """What tokens are drawn from: all of `TransformerPolicy` that it takes, V its tokens."""
+
+    weights: Weights
+    sizes: Sizes
+    V: int
+    context: int
+    eos: int | None
+    never: int | None
 
 
 class Cache(NamedTuple):
@@ -30,12 +41,42 @@ class Cache(NamedTuple):
     ends: Int
 
 
-def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T: int, get: Buffers) -> Cache:
-    """The cache after the prompts, with room for T tokens of each sequence."""
-    B, L, C = len(prompts.group), sizes.layers, sizes.width
-    J = int(prompts.lengths.max(initial=0)) + T
-    own = np.cumsum(prompts.lengths) - prompts.lengths
-    before, ends = own[prompts.group], prompts.lengths[prompts.group]
+def decode(model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Buffers) -> Int:
+    """Writes what is drawn by `uniforms` (B, T) to `out`, which is 0; of `replies` the prompts count.
+
+    Gives how many tokens these have (B,).
+    """
+    B, T = uniforms.shape
+    cache = prefill(model, replies, T, get)
+    start = np.full(B, model.V), np.full(B, model.context), cache.ends.copy()
+    now = Now.of(np.arange(B), *start, out.logprobs.dtype)
+    calls = plan(model, now, cache, get)
+    for t in range(T):
+        now.uniforms[:] = uniforms[now.slots, t]
+        for call in calls:
+            call()
+        out.responses[now.slots, t] = now.tokens
+        out.logprobs[now.slots, t] = now.logprobs
+        out.mask[now.slots, t] = 1
+        np.add(now.places, 1, out=now.places)
+        np.add(now.ends, 1, out=now.ends)
+        if model.eos is None:
+            continue
+        ended = now.tokens == model.eos
+        if ended.any():
+            if ended.all():
+                break
+            now = now.left(~ended)
+            calls = plan(model, now, cache, get)
+    return cache.ends
+
+
+def prefill(model: Model, replies: Packed, T: int, get: Buffers) -> Cache:
+    """The cache after the prompts of `replies`, with room for T tokens of each."""
+    packed, (before, ends) = replies.alone, np.ascontiguousarray(replies.spans[replies.prompts :, 2:4].T)
+    weights, sizes = model.weights, model.sizes
+    B, L, C = len(ends), sizes.layers, sizes.width
+    J = int(ends.max(initial=0)) + T
     cache = Cache(get("cache_keys", L, B, C, J), get("cache_values", L, B, J, C), ends)
     if packed.rows:
         rooms = _backbone.passing(get, packed, sizes)
@@ -43,8 +84,8 @@ def prefill(prompts: Prompts, packed: Packed, weights: Weights, sizes: Sizes, T:
         for i, layer in enumerate(weights.layers):
             room = rooms.blocks[i]
             if i + 1 < L:
-                _backbone.attend(packed, layer, sizes.heads, room, 0, room.spans, get)
-                _backbone.feed_forward(layer, room, rooms.after(i), 0, *_backbone.next_norm(weights, i), get)
+                _backbone.attend(packed, layer, sizes.heads, room, get)
+                _backbone.feed_forward(layer, room, rooms.after(i), *_backbone.next_norm(weights, i), get)
             else:
                 _backbone.project(layer, room.normed1, packed.rows, room.qkv, get)
             nn.fill_cache_jit(room.qkv, before, ends, cache.keys[i], cache.values[i])
@@ -95,14 +136,12 @@ class Now(NamedTuple):
         return Now.of(slots, tokens, places, ends, self.logprobs.dtype)
 
 
-def plan(
-    now: Now, cache: Cache, weights: Weights, sizes: Sizes, V: int, never: int | None, get: Buffers
-) -> Plan:
+def plan(model: Model, now: Now, cache: Cache, get: Buffers) -> Plan:
     """The calls of one step: from `now.tokens` to the tokens after them, which take their place.
 
     They hold for as long as no sequence ends: what a step needs is looked up once, not at each.
     """
-    n = len(now.slots)
+    n, (weights, sizes, V, *_, never) = len(now.slots), model
     room, row = Step.of(get, n, sizes, V), get("step.row", nn.step_room(sizes.heads, cache.keys.shape[3]))
     _, B, C, J = cache.keys.shape
     stream, normed, norms, layer = room.stream, room.normed, (room.means, room.shares), weights.layers[0]

@@ -6,7 +6,7 @@ Pre-norm, learned positions, causal attention, GELU, tied embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,13 +14,22 @@ from kernels import categorical, flops
 
 from ..types import Float, Int, Rollout
 from . import _backbone, _decoding, _work
-from ._buffers import Buffers, aligned, scratch
-from ._packed import Packed, pack, pack_prompts, prompts_alone
+from ._buffers import Buffers, aligned, equal, scratch
+from ._packed import Packed, pack
 from ._products import accumulate, times, times_turned
 from ._weights import Sizes, initialise, size, views
 from .linear import NEVER
 
 Charge: TypeAlias = Callable[[str, flops.Work, int], None]
+
+
+class Kept(NamedTuple):
+    """What `backward` reads again, and the prompts, responses, mask and parameters that it belongs to."""
+
+    inputs: tuple[Int, Int, Float, Float]
+    packed: Packed
+    rooms: _backbone.Rooms
+    hidden: Float
 
 
 class TransformerPolicy:
@@ -59,7 +68,7 @@ class TransformerPolicy:
     What `logits` returns lies in the policy's workspace, and holds until the next call of `logits`. `values` after
     `logits` of the same inputs and parameters, or the other way round, only adds its head. With ``keep=False`` they
     leave nothing for `backward`, and what they did keep stays. What does not outlast a call lies in one workspace
-    that all policies of a thread share.
+    that all policies of a thread share, where the next call puts its own.
     """
 
     def __init__(
@@ -99,46 +108,59 @@ class TransformerPolicy:
 
     def _bind(self) -> None:
         self._w, self._g = views(self.params, self.sizes), views(self.grads, self.sizes)
-        self._get = Buffers(self.params.dtype)
-        self._inputs: tuple[Int, Int, Float, Float] | None = None
-        self._packed: Packed | None = None
-        self._hidden: Float = np.empty((0, 0), self.params.dtype)
+        self._logits, self._keep = Buffers(self.params.dtype), Buffers(self.params.dtype)
+        self._kept: Kept | None = None
 
     @property
     def _scratch(self) -> Buffers:
         return scratch(self.params.dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds beside parameters and gradients; what it shares with others is not counted."""
+        return self._logits.nbytes + self._keep.nbytes
+
     def logits(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Next-token logits (B, T, V) at each response position; 0 where the mask is 0. Keeps activations."""
-        packed, hidden = self._forward(prompts, responses, mask, "logits", keep)
-        out = self._get("logits", *responses.shape, self.vocab_size)
+        get = self._scratch.begin()
+        packed, hidden = self._forward(prompts, responses, mask, "logits", keep, get)
+        out = self._logits.begin()("logits", *responses.shape, self.vocab_size)
         rows = out.reshape(-1, self.vocab_size)
         if packed.whole:
-            self._head(hidden, rows)
+            self._head(hidden, rows, get)
         else:
-            some = self._scratch("logits", len(packed.cells), self.vocab_size)
-            self._head(hidden, some)
             rows[...] = 0
-            rows[packed.cells] = some
+            for some in _backbone.slices(len(hidden)):
+                part = get("some logits", some.stop - some.start, self.vocab_size)
+                self._head(hidden[some], part, get)
+                rows[packed.cells[some]] = part
         self._charge("logits", _work.head(len(hidden), self.sizes.width, self.vocab_size), len(hidden))
         return out
 
     def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
         """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps activations."""
-        packed, hidden = self._forward(prompts, responses, mask, "values", keep)
+        get = self._scratch.begin()
+        packed, hidden = self._forward(prompts, responses, mask, "values", keep, get)
         out = np.zeros(mask.shape, self.params.dtype)
-        out.reshape(-1)[packed.cells] = np.matmul(hidden, self._w.value) + self._w.value_bias
+        found = np.matmul(hidden, self._w.value, out=get("values", len(hidden)))
+        found += self._w.value_bias
+        out.reshape(-1)[packed.cells] = found
         self._charge("values", _work.value(len(hidden), self.sizes.width), len(hidden))
         return out
 
     def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
-        packed = self._pack(prompts, responses, mask)
+        get = self._scratch.begin()
+        packed = self._pack(prompts, responses, mask, get)
         out = np.zeros(responses.shape, self.params.dtype)
-        hidden = self._pass(packed)
-        some = self._scratch("logits", len(hidden), self.vocab_size)
-        self._head(hidden, some)
-        out.reshape(-1)[packed.cells] = categorical.token_logprobs(some, responses.reshape(-1)[packed.cells])
+        hidden = self._pass(packed, get)
+        tokens, found = responses.reshape(-1), out.reshape(-1)
+        for some in _backbone.slices(len(hidden)):
+            cells, n = packed.cells[some], some.stop - some.start
+            part = get("some logits", n, self.vocab_size)
+            self._head(hidden[some], part, get)
+            drawn = np.take(tokens, cells, out=get.ints("some tokens", n), mode="clip")
+            found[cells] = categorical.token_logprobs(part, drawn, out=get("some", n))
         done = _work.head(len(hidden), self.sizes.width, self.vocab_size)
         done += _work.forward(packed, self.sizes)
         done += flops.work("token_logprobs", len(hidden), self.vocab_size)
@@ -147,22 +169,23 @@ class TransformerPolicy:
 
     def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
         """Accumulate gradients for the latest inputs; `d_logits` (B, T, V), `d_values` (B, T)."""
-        packed = self._packed
-        assert packed is not None, "backward() before logits() or values()"
+        assert self._kept is not None, "backward() before logits() or values()"
+        _, packed, rooms, hidden = self._kept
         C, M = self.sizes.width, len(packed.cells)
         if not M or (d_logits is None and d_values is None):
             return
-        hidden, get = self._hidden, self._scratch
+        get = self._scratch.begin()
         d_hidden = get("d_picked", M, C)
         if d_logits is not None:
-            d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed)
+            d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed, get)
             times(d_rows, self._w.table[: self.vocab_size], d_hidden, get)
             accumulate(d_rows, hidden, self._g.table[: self.vocab_size], get)
             self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
         if d_values is not None:
-            slopes = d_values.reshape(-1)[packed.cells]
+            slopes = get("d_values", M)
+            np.take(d_values.reshape(-1), packed.cells, out=slopes, mode="clip")
             share = get("d_from_value", M, C) if d_logits is not None else d_hidden
-            np.multiply(slopes[:, None], self._w.value, out=share)
+            np.dot(slopes[:, None], self._w.value[None], out=share)  # `multiply` would make an array for it
             if d_logits is not None:
                 d_hidden += share
             self._g.value[...] += np.matmul(hidden.T, slopes)
@@ -173,52 +196,31 @@ class TransformerPolicy:
             spread[...] = 0
             spread[packed.picks] = d_hidden
             d_hidden = spread
-        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, self._rooms, get)
+        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, rooms, get)
         kind = "backward" if d_logits is not None else "values_backward"
         self._charge(kind, _work.backward(packed, self.sizes), M)
 
     def sample(self, prompts: Int, uniforms: Float) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
-        B, T = uniforms.shape
-        responses, logprobs = np.zeros((T, B), np.int64), np.zeros((T, B), self.params.dtype)
-        lengths = np.full(B, T)
-        if B and T:
-            self._decode(prompts, np.ascontiguousarray(uniforms.T), responses, logprobs, lengths)
-        mask = (np.arange(T) < lengths[:, None]).astype(self.params.dtype)
-        return Rollout(np.ascontiguousarray(responses.T), mask, np.ascontiguousarray(logprobs.T))
+        shape = uniforms.shape
+        rollout = Rollout(
+            np.zeros(shape, np.int64), np.zeros(shape, self.params.dtype), np.zeros(shape, self.params.dtype)
+        )
+        if uniforms.size:
+            self._decode(prompts, uniforms, rollout)
+        return rollout
 
-    def _decode(self, prompts: Int, uniforms: Float, responses: Int, logprobs: Float, lengths: Int) -> None:
-        """Writes what is drawn by `uniforms` (T, B) into `responses` and `logprobs` (T, B), and `lengths` (B,)."""
-        T, B = uniforms.shape
-        known = pack_prompts(prompts, self.prompt_length, self._offset)
-        packed = prompts_alone(known, self.sizes.heads)
-        cache = _decoding.prefill(known, packed, self._w, self.sizes, T, self._scratch)
-        done = _work.prefill(packed.rows, packed.seen, self.sizes)
-        fixed = (cache, self._w, self.sizes, self.vocab_size, self.never, self._scratch)
-        start = np.full(B, self.vocab_size), np.full(B, self.prompt_length), cache.ends.copy()
-        now = _decoding.Now.of(np.arange(B), *start, self.params.dtype)
-        calls = _decoding.plan(now, *fixed)
-        for t in range(T):
-            now.uniforms[:] = uniforms[t, now.slots]
-            for call in calls:
-                call()
-            responses[t, now.slots] = now.tokens
-            logprobs[t, now.slots] = now.logprobs
-            np.add(now.places, 1, out=now.places)
-            np.add(now.ends, 1, out=now.ends)
-            if self.eos is None:
-                continue
-            ended = now.tokens == self.eos
-            if ended.any():
-                lengths[now.slots[ended]] = t + 1
-                if ended.all():
-                    break
-                now = now.left(~ended)
-                calls = _decoding.plan(now, *fixed)
-        rows = int(lengths.sum())
-        pairs = int((lengths * cache.ends + lengths * (lengths + 1) // 2).sum())
-        done += _work.step(rows, pairs, self.sizes, self.vocab_size)
-        self._charge("sample", done, rows)
+    def _decode(self, prompts: Int, uniforms: Float, out: Rollout) -> None:
+        """Writes what is drawn by `uniforms` (B, T)."""
+        get, sizes = self._scratch.begin(), self.sizes
+        one = np.ones((len(prompts), 1), self.params.dtype)
+        replies = self._pack(prompts, out.responses[:, :1], one, get)
+        model = _decoding.Model(self._w, sizes, self.vocab_size, self.prompt_length, self.eos, self.never)
+        ends = _decoding.decode(model, replies, uniforms, out, get)
+        lengths = out.mask.sum(axis=1).astype(np.int64)
+        rows, pairs = int(lengths.sum()), int((lengths * ends + lengths * (lengths + 1) // 2).sum())
+        done = _work.prefill(replies.prompt_rows, replies.seen_first, sizes)
+        self._charge("sample", done + _work.step(rows, pairs, sizes, self.vocab_size), rows)
 
     def clone(self) -> TransformerPolicy:
         """A copy that shares no memory with this one and charges the same account."""
@@ -233,53 +235,57 @@ class TransformerPolicy:
     def __deepcopy__(self, memo: object) -> TransformerPolicy:
         return self.clone()  # tensors have to stay views of the parameters
 
-    def _pack(self, prompts: Int, responses: Int, mask: Float) -> Packed:
-        sizes = self.sizes
-        return pack(prompts, responses, mask, sizes.heads, self.prompt_length, self.vocab_size, self._offset)
+    def _pack(self, prompts: Int, responses: Int, mask: Float, room: Buffers) -> Packed:
+        fixed = self.sizes.heads, self.prompt_length, self.vocab_size, self._offset
+        return pack(prompts, responses, mask, *fixed, room.ints)
 
     def _forward(
-        self, prompts: Int, responses: Int, mask: Float, kind: str, keep: bool
+        self, prompts: Int, responses: Int, mask: Float, kind: str, keep: bool, get: Buffers
     ) -> tuple[Packed, Float]:
         """The rows that have a logit, computed anew only if inputs or parameters are others than they were."""
         now = (prompts, responses, mask, self.params)
-        if self._inputs is not None and all(map(np.array_equal, self._inputs, now)):
-            assert self._packed is not None
-            return self._packed, self._hidden
-        packed = self._pack(prompts, responses, mask)
+        if self._kept is not None and all(map(equal, self._kept.inputs, now)):
+            return self._kept.packed, self._kept.hidden
+        if keep:
+            self._kept = None
+        room = self._keep.begin() if keep else get
+        packed = self._pack(prompts, responses, mask, room)
         self._charge(kind, _work.forward(packed, self.sizes), 0)
         if not keep:
-            return packed, self._pass(packed)
-        self._rooms = _backbone.kept(self._get, packed, self.sizes)
-        self._packed, self._hidden = packed, self._run(packed, self._rooms, self._get)
-        kept = self._get("params", len(self.params))
-        kept[...] = self.params
-        self._inputs = (prompts.copy(), responses.copy(), mask.copy(), kept)
-        return packed, self._hidden
+            return packed, self._pass(packed, get)
+        rooms = _backbone.kept(room, packed, self.sizes)
+        hidden = self._run(packed, rooms, room, get)
+        tokens = room.ints("prompts", *prompts.shape), room.ints("responses", *responses.shape)
+        copies = *tokens, room("mask", *mask.shape), room("params", len(self.params))
+        for copy, given in zip(copies, now, strict=True):
+            copy[...] = given
+        self._kept = Kept(copies, packed, rooms, hidden)
+        return packed, hidden
 
-    def _pass(self, packed: Packed) -> Float:
+    def _pass(self, packed: Packed, get: Buffers) -> Float:
         """As `_run`, and nothing is kept."""
-        return self._run(packed, _backbone.passing(self._scratch, packed, self.sizes), self._scratch)
+        return self._run(packed, _backbone.passing(get, packed, self.sizes), get, get)
 
-    def _run(self, packed: Packed, rooms: _backbone.Rooms, get: Buffers) -> Float:
-        """The last norm's output where there is a logit."""
-        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, self._scratch)
+    def _run(self, packed: Packed, rooms: _backbone.Rooms, room: Buffers, get: Buffers) -> Float:
+        """The last norm's output where there is a logit, which is in one of `rooms` or gets a place in `room`."""
+        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, get)
         if len(packed.picks) == len(hidden):
             return hidden
-        picked = get("hidden", len(packed.picks), self.sizes.width)
-        return np.take(hidden, packed.picks, axis=0, out=picked)
+        picked = room("hidden", len(packed.picks), self.sizes.width)
+        return np.take(hidden, packed.picks, axis=0, out=picked, mode="clip")  # "raise" takes a copy
 
-    def _head(self, hidden: Float, out: Float) -> None:
+    def _head(self, hidden: Float, out: Float, get: Buffers) -> None:
         """Writes logits (rows, V)."""
-        times_turned(hidden, self._w.table[: self.vocab_size], out, self._scratch)
+        times_turned(hidden, self._w.table[: self.vocab_size], out, get)
         if self.never is not None:
             out[:, self.never] = NEVER
 
-    def _picked(self, d_rows: Float, packed: Packed) -> Float:
+    def _picked(self, d_rows: Float, packed: Packed, get: Buffers) -> Float:
         """The rows that have a logit, without what would go to a constant."""
         if packed.whole and self.never is None:
             return np.ascontiguousarray(d_rows, self.params.dtype)
-        some = self._scratch("d_some", len(packed.cells), self.vocab_size)
-        np.take(d_rows, packed.cells, axis=0, out=some)
+        some = get("d_some", len(packed.cells), self.vocab_size)
+        np.take(d_rows, packed.cells, axis=0, out=some, mode="clip")
         if self.never is not None:
             some[:, self.never] = 0
         return some
