@@ -105,6 +105,8 @@ def test_a_budget_buys_as_many_pairs_as_their_price_allows(options, pairs, cost)
         ("labels=ai,label_budget=0.1", "label_budget must be between 0.2"),
         ("label_budget=1e12", "label_budget must be between"),
         ("label_price=0", "label_price must be above 0, got 0"),
+        ("labels=ai,rm_margin=1", "rm_margin must be 0 with labels=ai"),
+        ("labels=ai,rm_ranking=4", "rm_ranking must be 2 with labels=ai"),
         ("label_temperature=0", "label_temperature must be above 0, got 0"),
         ("label_position_bias=inf", "finite"),
         ("label_decoding=gredy", "label_decoding: 'gredy' is not valid; did you mean 'greedy'"),

@@ -16,6 +16,7 @@ from ..labeller import AILabeller, Decoding, TokenLabeller
 from ..options import require
 from ..types import Float, Int, PreferencePairs, Sampler, Task
 from .annotators import as_pairs, two_replies
+from .reward_choice import reward_options
 
 LabelSource: TypeAlias = Literal["human", "ai"]
 PRICES: dict[str, float] = {"human": 1.0, "ai": 0.1}
@@ -62,6 +63,11 @@ class LabelOptions:
             least, most = 2 * self.label_cost, 1e7 * self.label_cost
             needed = f"between {least:g}, what two labels cost, and {most:g}"
             require(least <= budget * (1 + 1e-9) and budget <= most, "label_budget", budget, needed)
+        options = reward_options(cast(Task, self))
+        if self.by_ai:
+            needed = "0 with labels=ai, which say nothing of strength"
+            require(not options.rm_margin, "rm_margin", options.rm_margin, needed)
+            require(options.rm_ranking == 2, "rm_ranking", options.rm_ranking, "2 with labels=ai, of pairs")
         assert self.constitution is not None  # a bad file is refused here, before anything has been spent
 
     @property
