@@ -110,7 +110,7 @@ def details(pair: Pair, words: Words, rivals: Sequence[str], comparisons: int) -
         compared = _rm_clause(pair, words.reward) + (f" with {compute}" if compute else "")
     else:
         compared = f"{pair.second.label}, whose labels or reward are not {pair.first.label}'s, "
-        compared += f"spends {compute}" if compute else "cannot be compared in RM score"
+        compared += f"has {compute}" if compute else "cannot be compared in RM score"
     return f"{compared}, {outcome}{_power(pair.gold, n_seeds, comparisons)}."
 
 
