@@ -17,6 +17,7 @@ from .options import of_the_arm, require
 from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
+from .tasks.labels import labeller_of
 from .tasks.reward_choice import reward_kind
 from .types import Task
 from .verifiers import open_verifier, try_out
@@ -143,7 +144,10 @@ def make_world(
 
 
 def check_arms(arms: Sequence[Arm], world: World) -> None:
-    """Refuse labels and rewards of arms that do not fit the task."""
+    """Refuse labels and rewards of arms that do not fit the task, and arms that ask for a labeller which it lacks."""
+    for arm in arms:
+        if "labeller" in arm.spec.needs:
+            labeller_of(world.of(arm).open(), arm.spec.name)
     for own in world.worlds(arms):
         if own != world:
             check_reward(own.open(), own.verifier)

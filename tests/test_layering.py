@@ -100,7 +100,8 @@ LAYERS = {
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
-        f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding types"
+        f"{KERNELS} compute environment errors evaluation optimizer prepare records registry results seeding tasks.*"
+        " types"
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",

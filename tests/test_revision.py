@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlhfbench.cli import main
 from rlhfbench.constitution import KINDS, Constitution, Rule
 from rlhfbench.constitution_file import read_constitution
 from rlhfbench.errors import InputError
+from rlhfbench.harness import compare
 from rlhfbench.oracle import all_replies
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
@@ -184,6 +186,25 @@ def test_a_task_without_a_constitution_is_refused_in_one_line():
         InputError, match="'revise': task arithmetic has no constitution, sentences, words or"
     ):
         run(world, parse_arm("revise"))
+
+
+def test_it_is_refused_before_anything_runs(tmp_path, capsys):
+    out = tmp_path / "runs"
+    assert main(["compare", "revise", "dpo", "--task", "arithmetic", "--out", str(out)]) == 2
+    shown = capsys.readouterr().err
+    assert "task arithmetic has no constitution" in shown
+    assert len(shown.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_beside_a_verifier_it_runs_too(tmp_path):
+    file = tmp_path / "v.py"
+    file.write_text("def verify(prompt, response, answer):\n    return float(len(response))\n")
+    options = {"verifier": f"{file}:verify", "seeds": 1, "jobs": 0, "out": str(tmp_path / "runs")}
+    found = compare(
+        ["revise:replies=64,epochs=1"], task="sentences-small:pairs=64,demos=64", policy="linear", **options
+    )
+    assert [run.status for run in found.runs["revise"]] == ["done"]
 
 
 @pytest.mark.parametrize("field", ["replies", "rounds", "epochs", "batch_size", "learning_rate"])
