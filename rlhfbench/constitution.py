@@ -58,30 +58,44 @@ class Rule:
     def _by_topic(self) -> Mapping[str, tuple[Phrase, ...]]:
         return dict(self.topics)
 
+    @cached_property
+    def _asked(self) -> dict[tuple[str, ...], tuple[Phrase, ...]]:
+        """What was asked for by the prompts so far: each has many replies."""
+        return {}
+
     def asked_for(self, prompt: Sequence[str]) -> tuple[Phrase, ...]:
         """What a wanted kind hopes for in replies to this prompt; empty for the other kinds."""
+        if self.kind not in WANTED:
+            return ()
+        key = tuple(prompt)
+        if key not in self._asked:
+            self._asked[key] = self._asks(key)
+        return self._asked[key]
+
+    def _asks(self, prompt: Sequence[str]) -> tuple[Phrase, ...]:
         if self.kind == "use":
             return self.phrases
         if self.kind == "topic":
             listed = (self._by_topic.get(word, ()) for word in prompt)
             return tuple(dict.fromkeys(phrase for phrases in listed for phrase in phrases))
-        if self.kind == "echo":
-            asked = dict.fromkeys(word for word in prompt if is_word(word) and word not in self.ignore)
-            return tuple((word,) for word in asked)
-        return ()
+        asked = dict.fromkeys(word for word in prompt if is_word(word) and word not in self.ignore)
+        return tuple((word,) for word in asked)
 
     def amount(self, prompt: Sequence[str], reply: Sequence[str]) -> int:
         """How often a reply does what the rule is about."""
         if self.kind in WANTED:
             there = set(reply)
-            found = (phrase for phrase in self.asked_for(prompt) if there.issuperset(phrase))
+            found = [phrase for phrase in self.asked_for(prompt) if there.issuperset(phrase)]
             return sum(len(phrase) == 1 or occurrences(phrase, reply) > 0 for phrase in found)
         if self.kind == "avoid":
-            return sum(occurrences(phrase, reply) for phrase in self.phrases)
-        counted = [word for word in reply if is_word(word)]
+            there = set(reply)
+            return sum(occurrences(phrase, reply) for phrase in self.phrases if phrase[0] in there)
         if self.kind == "repetition":
-            return sum(n - 1 for word, n in Counter(counted).items() if word not in self.ignore)
-        n = len(counted)
+            if len(set(reply)) == len(reply):
+                return 0
+            counts = Counter(reply).items()
+            return sum(n - 1 for word, n in counts if n > 1 and is_word(word) and word not in self.ignore)
+        n = sum(map(is_word, reply))
         over = 0 if self.most is None else max(n - self.most, 0)
         return over + (0 if self.least is None else max(self.least - n, 0))
 

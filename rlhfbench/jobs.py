@@ -261,7 +261,7 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
                 if len(yields) == 2:
                     raise _Enough
 
-            with suppress(_Enough):
+            with suppress(_Enough, InputError):  # what a small world lacks is compiled when the arm runs
                 run(prepared, job.world.arm(typed, label), progress=count)
     _compiled["seconds"] = _shares.pop("seconds")
     _shares.clear()

@@ -19,6 +19,7 @@ from .options import of_the_arm, require
 from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
+from .tasks.labels import labeller_of
 from .tasks.reward_choice import reward_kind
 from .types import SafetyLabelled, Task
 from .verifiers import open_verifier, try_out
@@ -151,6 +152,8 @@ def check_arms(arms: Sequence[Arm], world: World) -> None:
     for arm in arms:
         if "cost_model" in arm.spec.needs and not isinstance(task, SafetyLabelled):
             raise InputError(no_labels_of_harm(task.name, arm.spec.name))
+        if "labeller" in arm.spec.needs:
+            labeller_of(world.of(arm).open(), arm.spec.name)
     for own in world.worlds(arms):
         if own != world:
             check_reward(own.open(), own.verifier)

@@ -25,8 +25,8 @@ from .records import SAFETY
 from .registry import Arm
 from .results import Result
 from .seeding import stream
+from .tasks.labels import labeller_of
 from .types import (
-    Constitutional,
     Int,
     Labeller,
     Metrics,
@@ -118,13 +118,7 @@ class RunSetup:
     @cached_property
     def labeller(self) -> Labeller:
         self._need("labeller")
-        task, meter = self._prepared.task, self._meter
-        if not isinstance(task, Constitutional):
-            raise InputError(
-                f"algorithm '{self._arm.spec.name}': task {task.name} has no constitution, "
-                "sentences, words or preference pairs from a file are needed"
-            )
-        return task.labeller(meter.label)
+        return labeller_of(self._prepared.task, self._arm.spec.name, self._meter.label)
 
     def _need(self, need: Any) -> None:
         if need not in self._arm.spec.needs:

@@ -58,7 +58,8 @@ def folders(root: Path) -> list[str]:
 
 # --- the JSON contract -----------------------------------------------------------------------------------------
 
-WHOLE = [n for n in COUNTERS if n not in ("by_phase", "cpu_seconds", "wall_seconds", "jit_seconds")]
+REAL = ("cpu_seconds", "wall_seconds", "jit_seconds", "label_cost")
+WHOLE = [n for n in COUNTERS if n not in ("by_phase", *REAL)]
 
 
 def check_run(run: dict[str, Any], seed: int) -> None:
@@ -84,9 +85,10 @@ def check_run(run: dict[str, Any], seed: int) -> None:
     assert set(compute) == set(COUNTERS)
     for name in WHOLE:
         assert type(compute[name]) is int, name
-    for name in ("cpu_seconds", "wall_seconds", "jit_seconds"):
+    for name in REAL:
         assert type(compute[name]) in NUMBER
         assert compute[name] >= 0
+    assert compute["label_cost"] == compute["labels"]  # these are people's
     phases = compute["by_phase"]
     assert set(phases) == {
         "sft",

@@ -119,7 +119,7 @@ LAYERS = {
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute cost_models environment errors evaluation optimizer prepare records registry results"
-        " seeding types"
+        " seeding tasks.* types"
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlhfbench.cli import main
 from rlhfbench.constitution import KINDS, Constitution, Rule
 from rlhfbench.constitution_file import read_constitution
 from rlhfbench.errors import InputError
+from rlhfbench.harness import compare
 from rlhfbench.oracle import all_replies
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
@@ -95,20 +97,25 @@ def test_k_violated_rules_are_mended_in_k_rounds_and_none_lowers_the_score():
 def test_every_reply_that_there_is_ends_without_a_violation(name):
     task = load_task(name)
     labeller, replies = task.labeller(), all_replies(task)
-    prompts, responses, mask = replies.prompts, replies.responses, replies.mask
+    alike = (replies.prompts == replies.prompts[0]).all(axis=1)  # one prompt's are enough, and half the time
+    prompts, responses, mask = replies.prompts[alike], replies.responses[alike], replies.mask[alike]
     before = labeller.score(prompts, responses, mask)
-    worst = int(labeller.violations(prompts, responses, mask).max())
-    for _ in range(worst):
-        revision = labeller.revise(prompts, responses, mask)
+    left = labeller.violations(prompts, responses, mask)
+    assert set(left) == set(range(left.max() + 1))
+    while left.any():
+        at_fault = left > 0
+        prompts, left = prompts[at_fault], left[at_fault]
+        revision = labeller.revise(prompts, responses[at_fault], mask[at_fault])
         responses, mask = revision.responses, revision.mask
         after = labeller.score(prompts, responses, mask)
-        assert (after >= before).all()
-        before = after
-    assert not labeller.violations(prompts, responses, mask).any()
-    if task.eos is not None:  # they are replies: one end, and nothing behind it
-        ends = (responses == task.eos) & (mask > 0)
-        assert (ends.sum(axis=1) + (mask.sum(axis=1) == task.max_length) >= 1).all()
-        assert (np.diff(mask, axis=1) <= 0).all()
+        assert (after > before[at_fault]).all()
+        if task.eos is not None:  # they are replies: one end, unless there is no room, and nothing behind it
+            ends = ((responses == task.eos) & (mask > 0)).sum(axis=1)
+            assert ((ends == 1) | (mask.sum(axis=1) == task.max_length)).all()
+            assert (np.diff(mask, axis=1) <= 0).all()
+        fewer = labeller.violations(prompts, responses, mask)
+        assert (fewer < left).all()
+        before, left = after, fewer
 
 
 def random_constitution(rng, known):
@@ -184,6 +191,25 @@ def test_a_task_without_a_constitution_is_refused_in_one_line():
         InputError, match="'revise': task arithmetic has no constitution, sentences, words or"
     ):
         run(world, parse_arm("revise"))
+
+
+def test_it_is_refused_before_anything_runs(tmp_path, capsys):
+    out = tmp_path / "runs"
+    assert main(["compare", "revise", "dpo", "--task", "arithmetic", "--out", str(out)]) == 2
+    shown = capsys.readouterr().err
+    assert "task arithmetic has no constitution" in shown
+    assert len(shown.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_beside_a_verifier_it_runs_too(tmp_path):
+    file = tmp_path / "v.py"
+    file.write_text("def verify(prompt, response, answer):\n    return float(len(response))\n")
+    options = {"verifier": f"{file}:verify", "seeds": 1, "jobs": 0, "out": str(tmp_path / "runs")}
+    found = compare(
+        ["revise:replies=64,epochs=1"], task="sentences-small:pairs=64,demos=64", policy="linear", **options
+    )
+    assert [run.status for run in found.runs["revise"]] == ["done"]
 
 
 @pytest.mark.parametrize("field", ["replies", "rounds", "epochs", "batch_size", "learning_rate"])

@@ -12,9 +12,10 @@ import numpy as np
 from ..constitution import Constitution
 from ..constitution_file import read_constitution
 from ..data import read_pairs
+from ..errors import InputError
 from ..labeller import AILabeller, Decoding, TokenLabeller
 from ..options import require
-from ..types import Float, Int, PreferencePairs, Sampler, Task
+from ..types import Constitutional, Float, Int, Labeller, PreferencePairs, Sampler, Task
 from .annotators import as_pairs, two_replies
 from .reward_choice import reward_options
 
@@ -139,6 +140,22 @@ class LabelOptions:
     def inputs(self) -> dict[str, Any]:
         """All options that determine a run."""
         return asdict(self) | self.label_inputs()
+
+
+def labeller_of(task: Task, algorithm: str, charge: Callable[[int, float], None] | None = None) -> Labeller:
+    """The labeller that an algorithm asks on `task`.
+
+    Raises
+    ------
+    InputError
+        Where there is none.
+    """
+    if not isinstance(task, Constitutional):
+        raise InputError(
+            f"algorithm '{algorithm}': task {task.name} has no constitution, "
+            "sentences, words or preference pairs from a file are needed"
+        )
+    return task.labeller(charge)
 
 
 def cost_of_a_label(task: Task) -> float:
