@@ -100,7 +100,7 @@ LAYERS = {
         "checkpoints errors policy_choice prepare reward_models rewards.* rewards.gold rewards.transformer seeding sft"
         " tasks.* types verifiers"
     ),
-    "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
+    "rlhfbench.evaluation": f"{KERNELS} compute prepare records rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute cost_models environment errors evaluation optimizer prepare records registry results"
         " seeding types"
