@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from kernels import categorical, flops
 
 from .compute import ComputeMeter
 from .prepare import Prepared
+from .records import SAFETY
 from .rewards.gold import Gold
 from .types import Float, Int, Policy, RewardModel, Rollout, SafetyLabelled, Sampler, Task
 
@@ -149,6 +151,14 @@ def scored_replies(world: World, sampler: Sampler, prompts: Int, uniforms: Float
     if isinstance(world.task, SafetyLabelled):
         harm = world.task.harm(*inputs).tolist()
     return [Reply(*row) for row in zip(texts, rm.tolist(), gold.tolist(), harm, strict=True)]
+
+
+def safety_of(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What two points of a curve tell of declining: the end, and the start as its reference."""
+    if f"safety/{SAFETY[0]}" not in start:
+        return None
+    told = ({name: point[f"safety/{name}"] for name in SAFETY} for point in (end, start))
+    return {**next(told), "reference": next(told)}
 
 
 def finite(values: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +18,9 @@ from .compute import Clock, ComputeMeter
 from .cost_models import Costs, no_labels_of_harm
 from .environment import peak_rss_bytes, reset_peak_rss
 from .errors import InputError
-from .evaluation import Evaluator, Point, finite
+from .evaluation import Evaluator, Point, finite, safety_of
 from .optimizer import AdamW
 from .prepare import Prepared
-from .records import SAFETY
 from .registry import Arm
 from .results import Result
 from .seeding import stream
@@ -232,14 +231,6 @@ def run(
     return this.result(status, message, jit_seconds)
 
 
-def safety_of(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What two points of a curve tell of declining: the end, and the start as its reference."""
-    if f"safety/{SAFETY[0]}" not in start:
-        return None
-    told = ({name: point[f"safety/{name}"] for name in SAFETY} for point in (end, start))
-    return {**next(told), "reference": next(told)}
-
-
 class _Run:
     """The state of one run: meter, clock, curve, and the setup that the algorithm holds."""
 
@@ -371,7 +362,8 @@ class _Run:
         start, final = self.curve.points[0], dict(self.curve.points[-1])
         reference = {name: start[name] for name in ("rm_score", "gold_score")}
         if status != "done":
-            final |= reference | {"kl": None, "entropy": None, "length": None}
+            told = {name: value for name, value in start.items() if name.startswith("safety/")}
+            final |= reference | told | {"kl": None, "entropy": None, "length": None}
         shared_seconds = self._shared_seconds
         compute = {
             **self.meter.as_dict(),
@@ -381,7 +373,6 @@ class _Run:
             "jit_seconds": jit_seconds,
             "peak_rss_bytes": peak_rss_bytes(),
         }
-        unfinished = status != "done"
         outcome = {name: final[name] for name in ("rm_score", "gold_score", "kl", "entropy", "length")}
         return Result(
             seed=self.prepared.seed,
@@ -389,7 +380,7 @@ class _Run:
             reference=reference,
             compute=compute,
             curve=self.curve.points,
-            safety=safety_of(start, start if unfinished else self.curve.points[-1]),
+            safety=safety_of(start, final),
             message=message,
             replies=self.replies,
             **outcome,

@@ -50,6 +50,14 @@ def test_every_target_and_source_has_a_design_in_five_parts(target: str, source:
     json.dumps(content, allow_nan=False)
 
 
+def test_a_bound_on_harm_costs_a_second_model() -> None:
+    workload = Workload(1e9, 2e9, 1000)
+    one, two = (flops_of(method, workload, True) for method in ("ppo", "ppo_lagrangian"))
+    model = workload.reward_model
+    assert two - one == pytest.approx(1000 * (2 * model.train + model.forward))
+    assert flops_of("ppo", workload, False) == flops_of("ppo_lagrangian", workload, False)
+
+
 def test_the_budget_decides_between_methods() -> None:
     prices = {option.method: option.flops for option in architect(request(**WISH)).options}
     assert prices["dpo"] < prices["ppo"]
@@ -127,7 +135,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     typed = ["architect", "--size", "7B", "--target", "refusal", "--source", "ai", "--budget", "1e21"]
     assert main([*typed, "--json", "-"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["method"] == "ppo"
+    assert json.loads(out)["method"] == "ppo_lagrangian"
     assert "Extrapolated" in err
     assert main(["architect", "--skill", "--json", "-"]) == 2
     assert "exclude each other" in capsys.readouterr().err

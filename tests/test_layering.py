@@ -116,7 +116,7 @@ LAYERS = {
         "checkpoints errors policy_choice prepare reward_models rewards.* rewards.composed rewards.gold rewards.process"
         " rewards.transformer seeding sft tasks.* types verifiers"
     ),
-    "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
+    "rlhfbench.evaluation": f"{KERNELS} compute prepare records rewards.gold types",
     "rlhfbench.run": (
         f"{KERNELS} compute cost_models environment errors evaluation optimizer prepare records registry results"
         " seeding tasks.* types"

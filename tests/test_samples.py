@@ -116,7 +116,8 @@ def test_the_json_contract(run: Call, made: Path) -> None:
     assert len(content["samples"]) == 22
     for sample in content["samples"]:
         assert set(sample) == {"prompt", "reference", "replies"}
-        assert set(sample["reference"]) == {"text", "rm_score", "gold_score"}
+        assert set(sample["reference"]) == {"text", "rm_score", "gold_score", "harm"}
+        assert sample["reference"]["harm"] is None
         assert set(sample["replies"]) == set(content["arms"]) == {"best_of_n", "dpo", "ppo"}
     assert content["samples"][21]["replies"]["best_of_n"] is None
     assert content["arms"]["ppo"] == {"run": a_run(made).name, "status": "done", "note": None}
