@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .comparison import Comparison
 from .layout import Block, Names, Note, Sheet, counted
-from .report import caption, cells_of, failure_lines, kl_lines, names_of, unit_of
+from .report import caption, cells_of
+from .report_lines import failure_lines, kl_lines, names_of, unit_of
 from .statistics import summary
 
 if TYPE_CHECKING:

@@ -117,9 +117,9 @@ LAYERS = {
         " rewards.transformer seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare records rewards.gold types",
+    "rlhfbench.run_setup": f"{KERNELS} compute cost_models errors optimizer prepare registry seeding tasks.* types",
     "rlhfbench.run": (
-        f"{KERNELS} compute cost_models environment errors evaluation optimizer prepare records registry results"
-        " seeding tasks.* types"
+        f"{KERNELS} compute cost_models environment errors evaluation prepare records registry results run_setup types"
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
@@ -161,8 +161,9 @@ LAYERS = {
     "rlhfbench.layout": "text",
     "rlhfbench.progress": "hacking layout text",
     "rlhfbench.plots": f"{OUTCOME} layout text ~sweeps",
-    "rlhfbench.report": f"{OUTCOME} layout text",
-    "rlhfbench.sweep_report": f"{OUTCOME} layout report ~sweeps",
+    "rlhfbench.report_lines": f"{OUTCOME} layout text",
+    "rlhfbench.report": f"{OUTCOME} layout report_lines text",
+    "rlhfbench.sweep_report": f"{OUTCOME} layout report report_lines ~sweeps",
     "rlhfbench.catalogue_report": "layout ~conformance ~preset_files",
     "rlhfbench.show": f"{OUTCOME} layout text ~doctor ~reward_report ~samples ~step_report",
     "rlhfbench.show_constitution": "layout ~constitution_report",

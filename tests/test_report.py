@@ -11,7 +11,7 @@ import pytest
 from outcomes import comparison, curve, result, sweep
 from rich.console import Console
 
-from rlhfbench import layout, report, show, sweep_report
+from rlhfbench import layout, report, report_lines, show, sweep_report
 from rlhfbench.comparison import Comparison
 from rlhfbench.harness import lost_run
 from rlhfbench.layout import Block, Note, Sheet
@@ -130,7 +130,7 @@ def test_failed_runs_are_named_with_their_reason() -> None:
 
 def test_runs_whose_budget_left_no_update_are_named() -> None:
     runs = {"ppo": [replace(result(s), message="the budget was spent") for s in range(2)]}
-    assert list(report.failure_lines(comparison(("ppo",), 2, runs=runs))) == [
+    assert list(report_lines.failure_lines(comparison(("ppo",), 2, runs=runs))) == [
         "ppo, seeds 0 and 1: done (the budget was spent)"
     ]
 
@@ -166,9 +166,9 @@ def test_facts_of_a_file() -> None:
         "pairs_per_part": {"sft": 10, "rm": 20, "judge": 30, "evaluation": 5},
         "rm_gold_correlation": 0.31,
     }
-    shown = " ".join(report.fact_lines(comparison(gold="judge", facts=facts)))
+    shown = " ".join(report_lines.fact_lines(comparison(gold="judge", facts=facts)))
     old = {name: value for name, value in facts.items() if name != "prompt_cut_share"}
-    assert "from the left" not in " ".join(report.fact_lines(comparison(gold="judge", facts=old)))
+    assert "from the left" not in " ".join(report_lines.fact_lines(comparison(gold="judge", facts=old)))
     for part in (
         "1,234",
         "line 3 (empty chosen reply)",
