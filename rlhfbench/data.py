@@ -1,6 +1,7 @@
 """Preference pairs from JSON-lines files, plain or gzipped: TRL's preference formats and that of hh-rlhf.
 
-Each line is an object with `chosen` and `rejected`, and perhaps `prompt`; other fields are not looked at.
+Each line is an object with `chosen` and `rejected`, and perhaps `prompt`. How strong the preference is may stand in
+`margin`, or be the difference of `score_chosen` and `score_rejected`; other fields are not looked at.
 
 - strings with `prompt`: taken as they are; an empty prompt is a prompt.
 - strings without: what both begin with is the prompt. It ends after the last ``\\n\\nAssistant:`` if that is in
@@ -14,6 +15,7 @@ same reply twice) are left out and listed. Blank lines are passed over, wherever
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -31,6 +33,8 @@ class TextPair(NamedTuple):
     chosen: str
     rejected: str
     line: int
+    strength: float | None = None
+    """0 or more; None where the line does not say."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,21 @@ def _pair(line: Line, text: str) -> TextPair:
         parts = (chosen[:cut], chosen[cut:], rejected[cut:])
     for side, text in zip(("prompt", "chosen", "rejected"), parts, strict=True):
         line.require_characters(text, side)
-    return TextPair(*parts, line.number)
+    return TextPair(*parts, line.number, _strength(record))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None
+
+
+def _strength(record: dict[str, Any]) -> float | None:
+    """Nobody has to give one, so whatever is no number is none; where scores contradict the preference, it is 0."""
+    margin, chosen, rejected = (
+        _number(record.get(name)) for name in ("margin", "score_chosen", "score_rejected")
+    )
+    if margin is None and chosen is not None and rejected is not None:
+        margin = chosen - rejected
+    return None if margin is None else max(margin, 0.0)
 
 
 def _messages(line: Line, value: list[Any], field: str) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
 from .shares import SMALL, compile_share, share_names
-from .tasks.reward_choice import reward_kind
+from .tasks.reward_choice import reward_kind, reward_options
 from .types import Metrics, RewardKind, Sampler, Task
 from .verifiers import UserVerifier, open_verifier
 
@@ -212,7 +212,16 @@ def reward_models(worlds: Iterable[World]) -> list[str]:
 def small_worlds(worlds: Sequence[World]) -> list[str]:
     """Tasks that together compile what `worlds` train: with their rewards, then with their judge's kind."""
     verified = [SMALL_VERIFIED] if any(world.reward != "model" for world in worlds) else []
-    return [*verified, *(f"{SMALL},rm={model}" for model in reward_models(worlds))]
+    losses = dict.fromkeys(_loss_options(world.open()) for world in worlds if world.reward == "model")
+    tasks = [f"{SMALL},rm={model}" for model in reward_models(worlds)]
+    return [*verified, *tasks, *(f"{tasks[0]},{loss}" for loss in losses if loss)]
+
+
+def _loss_options(task: Task) -> str:
+    """Options of a reward model whose loss is another kernel than that of pairs."""
+    changed = reward_options(task).changed
+    names = ("rm_noise", "rm_ranking", "rm_ranking_loss")
+    return ",".join(f"{name}={changed[name]}" for name in names if name in changed)
 
 
 def worlds_of(job: Job) -> list[World]:

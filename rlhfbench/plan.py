@@ -27,7 +27,15 @@ EPISODES, TRANSFORMER_EPISODES, DATA_EPISODES = 1024, 512, 256
 SHARED_SOURCES = (
     *("compute.py", "data.py", "evaluation.py", "json_lines.py", "kl_control.py", "kl_penalty.py"),
     *("metrics.py", "optimizer.py", "pair_training.py", "policy_choice.py", "prepare.py", "problems.py"),
-    *("reward_models.py", "rollouts.py", "run.py", "schedules.py", "seeding.py", "selection.py"),
+    *(
+        "rankings.py",
+        "reward_models.py",
+        "rollouts.py",
+        "run.py",
+        "schedules.py",
+        "seeding.py",
+        "selection.py",
+    ),
     *("sft.py", "text.py", "tokenizer.py", "verifiers.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""

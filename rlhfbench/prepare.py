@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from kernels.flops import Work
+
 from .compute import ComputeMeter
+from .errors import InputError
 from .policy_choice import choose_policy
-from .reward_models import Reward, Trained, choose_reward_model, make_reward_model
+from .reward_models import Reward, RewardTrainer, choose_reward_model
 from .rewards.bradley_terry import train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
 from .tasks.reward_choice import reward_kind
-from .types import Demonstrations, Float, Int, Policy, PreferencePairs, RewardKind, Task
+from .types import Demonstrations, Float, Int, Need, Policy, PreferencePairs, RewardKind, Task
 from .verifiers import UserVerifier
 
 NORMALISATION_EPISODES = 2048
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """What it took to leave pairs out: of how many, with what work and CPU seconds; both are part of RM training."""
+
+    pairs: int
+    work: Work
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,15 @@ class Prepared:
     meter: ComputeMeter
     rm_seconds: float
     facts: dict[str, Any] = field(default_factory=dict)
+    filtering: Filtering | None = None
+    rankings: int = 0
+    """Labels that the reward model's own rankings count as."""
+
+    def labels(self, needs: Collection[Need]) -> int:
+        """How many an arm with these needs learns from; those that were left out had to be bought as well."""
+        learns = "reward_model" in needs and self.reward == "model"
+        pairs = len(self.preferences) if self.filtering is None else self.filtering.pairs
+        return pairs * ("preferences" in needs or (learns and not self.rankings)) + self.rankings * learns
 
 
 @dataclass(frozen=True)
@@ -97,18 +119,23 @@ def prepare(
     # A model's scale comes from replies of the reference, which is part of making it.
     kind = reward_kind(task, None if verifier is None else verifier.text)
     started = time.process_time()
-    prompts = task.prompts(NORMALISATION_EPISODES, stream(seed, "normalisation"))
-    uniforms = stream(seed, "normalisation", "uniforms").random((len(prompts), task.max_length))
     with meter.redirect("rm_train" if kind == "model" else "eval"):
-        rollout = reference.sample(prompts, uniforms)
-    inputs = (prompts, rollout.responses, rollout.mask)
+        inputs = normalisation_replies(task, reference, seed)
     model: Reward
+    filtering, rankings = None, 0
+    about: dict[str, Any]
     if kind == "model":
-        trained, accuracy = make_reward_model(
-            task, choice, reference, demonstrations, preferences, seed, meter
-        )
-        model = normalised(trained, inputs, meter)
-        about = {"reward_model": choose_reward_model(task, choice).text, "rm_accuracy": accuracy}
+        chosen = choose_reward_model(task, choice)
+        trainer = RewardTrainer(task, chosen, choice, reference, demonstrations, seed, meter)
+        about = {"reward_model": chosen.text}
+        if chosen.options.rm_filter == "agreement":
+            before = preferences
+            preferences, filtering = filtered(trainer, before)
+            about["rm_filter"] = filter_facts(task, before, preferences)
+        ranked = trainer.rankings(len(preferences))
+        rankings = 0 if ranked is None else ranked.labels
+        members, about["rm_accuracy"] = trainer.members(preferences if ranked is None else ranked)
+        model = trainer.finished(members, inputs)
     else:
         model = verifier.reward(task) if verifier is not None else Verifier(task.gold_score)
         about = {"reward_model": "the task's verifier" if verifier is None else f"verifier '{verifier.name}'"}
@@ -134,16 +161,48 @@ def prepare(
         meter,
         rm_seconds,
         world_facts(task, kind, model, gold, *inputs) | about,
+        filtering,
+        rankings,
     )
 
 
-def normalised(model: Trained, inputs: tuple[Int, Int, Float], meter: ComputeMeter) -> Trained:
-    """The model whose scores of these replies have mean 0 and deviation 1; scoring them is part of training it."""
-    with meter.redirect("rm_train"):
-        model.charge = meter.reward_charge
-        model = model.normalised(model.score(*inputs))
-    model.charge = None
-    return model
+def filtered(trainer: RewardTrainer, pairs: PreferencePairs) -> tuple[PreferencePairs, Filtering]:
+    """The pairs that cross-fitted models agree with, for whoever learns from pairs in this world."""
+    flops, functions = (
+        counter["rm_train"] for counter in (trainer.meter.flops, trainer.meter.transcendentals)
+    )
+    started = time.process_time()
+    kept = pairs.take(trainer.agreeing(pairs))
+    seconds = time.process_time() - started
+    if not len(kept):
+        raise InputError(
+            f"rm_filter: no model agrees with any of {len(pairs):,} pairs, more pairs are needed"
+        )
+    meter = trainer.meter
+    work = Work(meter.flops["rm_train"] - flops, meter.transcendentals["rm_train"] - functions)
+    return kept, Filtering(len(pairs), work, seconds)
+
+
+def filter_facts(task: Task, before: PreferencePairs, after: PreferencePairs) -> dict[str, int]:
+    """Pairs before and after; and, where gold is known, those whose label it contradicts."""
+    facts = {"pairs": len(before), "kept": len(after)}
+    if task.gold == "judge":
+        return facts
+    return facts | {"wrong": contradicted(task, before), "wrong_kept": contradicted(task, after)}
+
+
+def contradicted(task: Task, pairs: PreferencePairs) -> int:
+    """Pairs of which gold prefers the rejected reply."""
+    chosen = task.gold_score(pairs.prompts, pairs.chosen, pairs.chosen_mask)
+    return int((chosen < task.gold_score(pairs.prompts, pairs.rejected, pairs.rejected_mask)).sum())
+
+
+def normalisation_replies(task: Task, reference: Policy, seed: int) -> tuple[Int, Int, Float]:
+    """Prompts, responses and mask of the replies that decide the scale of a reward model's scores."""
+    prompts = task.prompts(NORMALISATION_EPISODES, stream(seed, "normalisation"))
+    uniforms = stream(seed, "normalisation", "uniforms").random((len(prompts), task.max_length))
+    rollout = reference.sample(prompts, uniforms)
+    return prompts, rollout.responses, rollout.mask
 
 
 def evaluation_inputs(task: Task, seed: int, episodes: int) -> tuple[Int, Float]:

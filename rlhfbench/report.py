@@ -260,6 +260,8 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
         yield f"{'RM' if learnt else 'Reward'}: {facts['reward_model']}{right}."
+    if "rm_filter" in facts:
+        yield _filter_line(facts["rm_filter"])
     if facts.get("rm_gold_correlation") is not None:
         giver = "RM" if learnt else "Verifier"
         gold = names_of(comparison).gold
@@ -267,6 +269,14 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
             f"{giver} and {gold} correlate at {facts['rm_gold_correlation']:.2f} on replies of the reference "
             "(first seed)."
         )
+
+
+def _filter_line(found: Mapping[str, int]) -> str:
+    kept = f"Filter: {found['kept']:,} of {found['pairs']:,} pairs kept, which cross-fitted models agree with"
+    if "wrong" not in found:
+        return f"{kept} (first seed)."
+    left = found["wrong"] - found["wrong_kept"]
+    return f"{kept}; of {found['wrong']:,} that gold contradicts, {left:,} were left out (first seed)."
 
 
 def _problem_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias, cast
+
+import numpy as np
 
 from .compute import ComputeMeter
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice, TransformerSizes
-from .rewards.bradley_terry import Features, LinearRewardModel, train_reward_model
-from .rewards.transformer import TransformerRewardModel
+from .rankings import Rankable, Rankings, labels_of
+from .rewards.bags import Features
+from .rewards.bradley_terry import train_reward_model
+from .rewards.composed import MEMBERS, ComposedRewardModel, Member, Scheme
+from .rewards.objective import Objective
+from .rewards.penalty import split_folds
 from .rewards.transformer_training import train_transformer_reward_model
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
-from .types import Demonstrations, PreferencePairs, Task
+from .tasks.reward_choice import RewardOptions, reward_options
+from .types import Demonstrations, Float, Int, PreferencePairs, RewardModel, Task
 
-Trained: TypeAlias = LinearRewardModel | TransformerRewardModel
+Trained: TypeAlias = Member | ComposedRewardModel
 Reward: TypeAlias = Trained | Verifier
-REWARD_MODELS: dict[str, type[Trained]] = {
-    model.kind: model for model in (LinearRewardModel, TransformerRewardModel)
-}
+REWARD_MODELS: dict[str, type[Trained]] = {**MEMBERS, ComposedRewardModel.kind: ComposedRewardModel}
 """Classes of reward models, by their kind."""
 HEAD = 8
 """Numbers of a head, where the reward model's width is not the policy's."""
@@ -28,10 +34,11 @@ HEAD = 8
 
 @dataclass(frozen=True)
 class RewardModelChoice:
-    """Linear in a bag of `features`, or, with `sizes`, a transformer."""
+    """Linear in a bag of `features`, or, with `sizes`, a transformer; trained and made use of by the `options`."""
 
     features: Features = "unigrams"
     sizes: TransformerSizes | None = None
+    options: RewardOptions = field(default_factory=RewardOptions)
 
     @property
     def kind(self) -> str:
@@ -41,56 +48,178 @@ class RewardModelChoice:
     @property
     def text(self) -> str:
         """For a report."""
+        return "; ".join([self._model, *filter(None, [self.objective.text, *self._variants()])])
+
+    @property
+    def _model(self) -> str:
         if self.sizes is None:
             return f"linear in a bag of {self.features}"
         layers = f"{self.sizes.layers} layer{'s' * (self.sizes.layers > 1)}"
         return f"a transformer of {layers} and width {self.sizes.width}"
 
+    def _variants(self) -> list[str]:
+        o = self.options
+        by = "their likelihood" if o.rm_ranking_loss == "plackett_luce" else "their pairs"
+        how = {
+            "mean": "their mean",
+            "min": "the worst of them",
+            "uwo": f"mean less {o.uncertainty:g} variance",
+        }
+        length = {
+            "none": "",
+            "normalised": "per token",
+            "penalised": f"less {o.length_penalty:g} a token",
+            "residual": "less what length explains",
+        }
+        return [
+            f"rankings of {o.rm_ranking} by {by}" if o.rm_ranking > 2 else "",
+            f"{o.rm_members} members, {how[o.rm_aggregate]}" if o.rm_members > 1 else "",
+            length[o.rm_length],
+            f"pairs filtered by agreement, {o.rm_folds} folds" if o.rm_filter == "agreement" else "",
+        ]
+
+    @property
+    def objective(self) -> Objective:
+        o = self.options
+        return Objective(
+            temperature=o.rm_temperature,
+            smoothing=o.rm_smoothing,
+            noise=o.rm_noise,
+            centering=o.rm_centering,
+            margin=o.rm_margin,
+            listwise=o.rm_ranking_loss == "plackett_luce",
+        )
+
+    @property
+    def scheme(self) -> Scheme:
+        o = self.options
+        return Scheme(o.rm_aggregate, o.uncertainty, o.rm_length, o.length_penalty)
+
+    @property
+    def composed(self) -> bool:
+        """Whether the reward is more than one model's score."""
+        return self.options.rm_members > 1 or self.options.rm_length != "none"
+
 
 def choose_reward_model(task: Task, policy: PolicyChoice) -> RewardModelChoice:
-    """What the task's options `rm`, `rm_layers` and `rm_width` mean beside this policy."""
-    name = getattr(task, "rm", "unigrams")
+    """What the task's options `rm` and `rm_…` mean beside this policy."""
+    name, options = getattr(task, "rm", "unigrams"), reward_options(task)
     own = policy.options if isinstance(policy.options, TransformerSizes) else None
     if name == "auto":
         name = "unigrams" if own is None else "transformer"
     if name != "transformer":
-        return RewardModelChoice(cast(Features, name))
+        return RewardModelChoice(cast(Features, name), options=options)
     like = own or TransformerSizes()
-    layers = getattr(task, "rm_layers", None) or like.layers
-    width = getattr(task, "rm_width", None) or like.width
+    layers, width = options.rm_layers or like.layers, options.rm_width or like.width
     heads = like.heads if width == like.width else max(width // HEAD, 1) if width % HEAD == 0 else 1
-    return RewardModelChoice(sizes=TransformerSizes(layers, width, heads))
+    return RewardModelChoice(sizes=TransformerSizes(layers, width, heads), options=options)
 
 
-def make_reward_model(
-    task: Task,
-    policy: PolicyChoice,
-    reference: Model,
-    demonstrations: Demonstrations,
-    pairs: PreferencePairs,
-    seed: int,
-    meter: ComputeMeter,
-) -> tuple[Trained, float | None]:
-    """Train the reward model of a seed; its work goes to `rm_train`, its scores are not yet normalised.
+@dataclass(frozen=True)
+class RewardTrainer:
+    """Trains the reward models of a seed; their work goes to `rm_train` of the `meter`."""
 
-    Returns
-    -------
-    model : LinearRewardModel or TransformerRewardModel
-    accuracy : float or None
-        On the pairs that it put aside.
-    """
-    choice, rng = choose_reward_model(task, policy), stream(seed, "rm")
-    if choice.sizes is None:
-        linear, fit = train_reward_model(pairs, vocab_size=len(task.vocab), features=choice.features, rng=rng)
-        meter.add("rm_train", fit.work)
+    task: Task
+    choice: RewardModelChoice
+    policy: PolicyChoice
+    reference: Model
+    demonstrations: Demonstrations
+    seed: int
+    meter: ComputeMeter
+
+    def members(self, comparisons: PreferencePairs | Rankings) -> tuple[list[Member], float | None]:
+        """As many models as the options ask for, not yet normalised.
+
+        A transformer's members differ in where the head starts and in the order of the comparisons, as in Coste et al.
+        2023. A linear model has one optimum whatever it starts from, so each of several sees a bootstrap sample.
+
+        Returns
+        -------
+        members : list
+        accuracy : float or None
+            Their mean accuracy on the comparisons that they put aside.
+        """
+        ranked, n = Rankings.of(comparisons), self.choice.options.rm_members
+        names: list[tuple[str, ...]] = [(), *((f"member {i}",) for i in range(1, n))]
+        found = [self._train(ranked, *name, bootstrap=n > 1) for name in names]
+        rights = [right for _, right in found if right is not None]
+        return [model for model, _ in found], float(np.mean(rights)) if rights else None
+
+    def rankings(self, pairs: int) -> Rankings | None:
+        """Where annotators rank more than two replies at a time: as many rankings as `pairs` labels pay for."""
+        replies = self.choice.options.rm_ranking
+        if replies == 2 or not isinstance(self.task, Rankable):
+            return None
+        with self.meter.redirect("eval"):  # making the data is the world's work, nobody's method
+            n = max(pairs // labels_of(replies), 1)
+            return self.task.rankings(n, replies, stream(self.seed, "rankings"), self.reference)
+
+    def agreeing(self, pairs: PreferencePairs) -> Int:
+        """Numbers of the pairs that a model trained on the other folds orders as their label does, or not at all.
+
+        Brodley and Friedl (1999), "Identifying mislabeled training data", JAIR 11: the single-algorithm filter.
+        """
+        folds = min(self.choice.options.rm_folds, len(pairs))
+        fold_of = split_folds(np.arange(len(pairs)), folds, stream(self.seed, "rm", "filter"))
+        agrees = np.zeros(len(pairs), bool)
+        for fold in range(folds):
+            inside = np.flatnonzero(fold_of == fold)
+            others = pairs.take(np.flatnonzero(fold_of != fold))
+            model, _ = self._train(Rankings.of(others), f"fold {fold}")
+            chosen, rejected = scores_of(model, pairs.take(inside), self.meter)
+            agrees[inside] = chosen >= rejected
+        return np.flatnonzero(agrees)
+
+    def finished(self, members: list[Member], inputs: tuple[Int, Int, Float]) -> Trained:
+        """The reward that they make: its scores of `inputs`, replies of the reference, have mean 0 and deviation 1."""
+        with self.meter.redirect("rm_train"):
+            if self.choice.composed:
+                return ComposedRewardModel.fitted(
+                    members, self.choice.scheme, inputs, self.meter.reward_charge
+                )
+            (model,) = members
+            model.charge = self.meter.reward_charge
+            model = model.normalised(model.score(*inputs))
+        model.charge = None
+        return model
+
+    def _train(self, ranked: Rankings, *name: str, bootstrap: bool = False) -> tuple[Member, float | None]:
+        rng, choice = stream(self.seed, "rm", *name), self.choice
+        if choice.sizes is not None:
+            model, training = train_transformer_reward_model(
+                ranked, self._start, rng, objective=choice.objective
+            )
+            self.meter.add("rm_train", training.work)
+            return model, training.accuracy
+        rows = rng.integers(len(ranked), size=len(ranked)) if bootstrap else None
+        linear, fit = train_reward_model(
+            ranked if rows is None else ranked.take(rows),
+            vocab_size=len(self.task.vocab),
+            features=choice.features,
+            objective=choice.objective,
+            groups=rows,  # copies of a comparison stay on one side
+            rng=rng,
+        )
+        self.meter.add("rm_train", fit.work)
         return linear, fit.accuracy
-    if choice.sizes == policy.options:
-        start = cast(TransformerPolicy, reference)
-    else:
-        start = fine_tuned(task, choice.sizes, demonstrations, seed, meter)
-    model, training = train_transformer_reward_model(pairs, start, rng)
-    meter.add("rm_train", training.work)
-    return model, training.accuracy
+
+    @cached_property
+    def _start(self) -> TransformerPolicy:
+        """What a transformer's training starts from: the reference, or one of its own size."""
+        sizes = self.choice.sizes
+        if sizes is None or sizes == self.policy.options:
+            return cast(TransformerPolicy, self.reference)
+        return fine_tuned(self.task, sizes, self.demonstrations, self.seed, self.meter)
+
+
+def scores_of(model: RewardModel, pairs: PreferencePairs, meter: ComputeMeter) -> tuple[Float, Float]:
+    """Scores of the chosen and of the rejected replies, as part of training."""
+    with meter.redirect("rm_train"):
+        model.charge = meter.reward_charge  # type: ignore[attr-defined]
+        chosen = model.score(pairs.prompts, pairs.chosen, pairs.chosen_mask)
+        rejected = model.score(pairs.prompts, pairs.rejected, pairs.rejected_mask)
+    model.charge = None  # type: ignore[attr-defined]
+    return chosen, rejected
 
 
 def fine_tuned(

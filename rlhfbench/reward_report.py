@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,14 +17,8 @@ from kernels.bag import Bag, bag_difference, bag_scores
 
 from .data import PairFile, TextPair, read_pairs
 from .errors import InputError
-from .rewards.bradley_terry import (
-    BagFeatures,
-    RewardTraining,
-    accuracy,
-    fit_path,
-    log_loss,
-    take_rows,
-)
+from .rewards.bags import BagFeatures, fit_path, take_rows
+from .rewards.penalty import accuracy, log_loss
 from .text import Hasher, sanitize
 from .types import Float, Int, PreferencePairs
 
@@ -39,6 +33,8 @@ WORDS_SHOWN = 10
 FEWEST_SEEN = 5
 """Training pairs a word has to tell apart before it is shown."""
 
+Heaviest: TypeAlias = tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]
+"""(word, weight) that speak most for a reply, then against it."""
 CONTRACT = ("pairs", "held_out", "accuracy", "low", "high", "log_loss", "ece", "length_rule_accuracy")
 
 
@@ -66,7 +62,10 @@ class RewardReport:
         How the held-out pairs were chosen.
     skipped : str
         Which pairs of which file could not be used; empty if all could.
-    training : RewardTraining
+    gold_accuracy : float or None
+        Share of held-out pairs that it orders as gold does, of those whose gold differs; None where gold is not known.
+    notes : tuple of str
+        What the model is and what was done to its pairs, where that is not the default.
     """
 
     pairs: int
@@ -83,7 +82,8 @@ class RewardReport:
     negative: tuple[tuple[str, float], ...] = field(repr=False)
     split: str
     skipped: str
-    training: RewardTraining = field(repr=False)
+    gold_accuracy: float | None = None
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` holds."""
@@ -132,7 +132,7 @@ def reward_report_from_file(
         files = [file]
     difference = _difference(hasher, train)
     groups = _prompt_numbers(train)
-    weights, training = fit_path(
+    weights, _ = fit_path(
         difference,
         hasher.size,
         rng=rng,
@@ -141,11 +141,11 @@ def reward_report_from_file(
     )
     names = hasher.names()  # of the training pairs: the others have no weight
     lengths = [np.array([len(getattr(p, side)) for p in tests]) for side in ("chosen", "rejected")]
-    return _report(
+    return report_of_margins(
         bag_scores(weights, *_difference(hasher, tests)),
         (lengths[0], lengths[1]),
         _heaviest(weights, difference, names),
-        training,
+        len(train),
         split=sanitize(split),
         skipped="; ".join(f"{f.path}: {f.skipped_text()}" for f in files if f.skipped),
     )
@@ -168,12 +168,23 @@ def reward_report_from_pairs(
         )
     bag = BagFeatures.of("unigrams", len(vocab))
     difference, _ = bag.difference(train)
-    weights, training = fit_path(difference, bag.size, rng=np.random.default_rng(seed), folds=FOLDS)
-    return _report(
-        bag_scores(weights, *bag.difference(test)[0]),
+    weights, _ = fit_path(difference, bag.size, rng=np.random.default_rng(seed), folds=FOLDS)
+    return report_of_scores(bag_scores(weights, *bag.difference(test)[0]), weights, train, test, vocab)
+
+
+def report_of_scores(
+    margins: Float, weights: Float | None, train: PreferencePairs, test: PreferencePairs, vocab: Sequence[str]
+) -> RewardReport:
+    """On pairs of a task, from the `margins` (N,) of those held out, in log-odds; `weights` (V, ...) if it has any."""
+    heaviest: Heaviest = ((), ())
+    if weights is not None:
+        difference, _ = BagFeatures.of("unigrams", len(vocab)).difference(train)
+        heaviest = _heaviest(weights[: len(vocab)], difference, dict(enumerate(vocab)), fewest=1)
+    return report_of_margins(
+        margins,
         (test.chosen_mask.sum(axis=1), test.rejected_mask.sum(axis=1)),
-        _heaviest(weights, difference, dict(enumerate(vocab)), fewest=1),
-        training,
+        heaviest,
+        len(train),
         split="pairs drawn apart from those trained on",
         skipped="",
     )
@@ -240,9 +251,7 @@ def _merged(bag: Bag, n_features: int) -> Bag:
     return bag_difference(bag, nothing, n_features)
 
 
-def _heaviest(
-    weights: Float, difference: Bag, names: dict[int, str], fewest: int = FEWEST_SEEN
-) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]:
+def _heaviest(weights: Float, difference: Bag, names: dict[int, str], fewest: int = FEWEST_SEEN) -> Heaviest:
     """The words with the highest and the lowest weights, among those that tell `fewest` pairs apart."""
     seen = np.bincount(difference.indices, minlength=len(weights))
     buckets = np.flatnonzero((seen >= fewest) & (weights != 0))
@@ -254,22 +263,23 @@ def _heaviest(
     return named(order[::-1][:WORDS_SHOWN], 1), named(order[:WORDS_SHOWN], -1)
 
 
-def _report(
+def report_of_margins(
     margins: Float,
     lengths: tuple[Float | Int, Float | Int],
-    heaviest: tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]],
-    training: RewardTraining,
+    heaviest: Heaviest,
+    pairs: int,
     *,
     split: str,
     skipped: str,
 ) -> RewardReport:
+    """What margins (N,) in log-odds, chosen less rejected, say of a model; `lengths` are those of either reply."""
     n = len(margins)
     right = accuracy(margins)
     low, high = wilson(right, n)
     longer = np.asarray(lengths[0], np.float64) - lengths[1]
     matched = np.abs(longer) <= 0.1 * np.maximum(lengths[0], lengths[1])
     return RewardReport(
-        pairs=training.pairs,
+        pairs=pairs,
         held_out=n,
         accuracy=right,
         low=low,
@@ -283,7 +293,6 @@ def _report(
         negative=heaviest[1],
         split=split,
         skipped=skipped,
-        training=training,
     )
 
 

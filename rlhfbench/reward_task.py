@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from .compute import ComputeMeter
 from .options import require
 from .policy_choice import check_policy, choose_policy
+from .prepare import FineTuned, fine_tuned_reference, normalisation_replies
 from .registry import load_task
-from .reward_report import RewardReport, reward_report_from_pairs
+from .reward_models import RewardTrainer, choose_reward_model, scores_of
+from .reward_report import RewardReport, report_of_scores, reward_report_from_pairs
+from .rewards.bradley_terry import LinearRewardModel
+from .rewards.composed import ComposedRewardModel
+from .rewards.penalty import accuracy
 from .seeding import stream
-from .sft import SFT, fine_tune, make_policy
+from .tasks.reward_choice import reward_options
+from .types import Float, PreferencePairs, Task
 
 HELD_OUT = 100
 
@@ -17,6 +27,8 @@ def reward_report_from_task(
     name: str, pairs: int | None = None, held_out: int | None = None, seed: int = 0
 ) -> RewardReport:
     """Train on `pairs` pairs of a task (None: its own number) and test on exactly `held_out` others.
+
+    The model is linear in a bag of unigrams unless the task's `rm` names another.
 
     Parameters
     ----------
@@ -29,12 +41,50 @@ def reward_report_from_task(
     require(pairs is None or 1 <= pairs <= 10**6, "--pairs", pairs, "between 1 and 1,000,000")
     require(held_out is None or 1 <= held_out <= 10**6, "--held-out", held_out, "between 1 and 1,000,000")
     require(seed >= 0, "--seed", seed, "0 or more")
-    task = load_task(name).for_seed(stream(seed, "split"))
-    policy = check_policy(task, None)
-    reference = make_policy(policy, task, stream(seed, "weights"))
-    demonstrations = task.demonstrations(stream(seed, "demonstrations"))
-    settings = SFT[choose_policy(policy).name]
-    fine_tune(reference, demonstrations, stream(seed, "sft"), ComputeMeter(), settings)
-    train = task.preferences(pairs, stream(seed, "preferences"), reference)
-    test = task.preferences(held_out or HELD_OUT, stream(seed, "held-out"), reference)
+    task = load_task(name)
+    start = fine_tuned_reference(task, check_policy(task, None), seed)
+    task = task.for_seed(stream(seed, "split"))
+    train = task.preferences(pairs, stream(seed, "preferences"), start.policy)
+    test = task.preferences(held_out or HELD_OUT, stream(seed, "held-out"), start.policy)
+    if reward_options(task).changed or getattr(task, "rm", "auto") not in ("auto", "unigrams", "verifier"):
+        return _variant(task, start, train, test, seed)
     return reward_report_from_pairs(train, test, task.vocab, seed)
+
+
+def _variant(
+    task: Task, start: FineTuned, train: PreferencePairs, test: PreferencePairs, seed: int
+) -> RewardReport:
+    """Of the model that the task's options ask for."""
+    policy, meter = choose_policy(check_policy(task, None)), ComputeMeter()
+    choice = choose_reward_model(task, choose_policy("linear"))
+    trainer = RewardTrainer(task, choice, policy, start.policy, start.demonstrations, seed, meter)
+    notes = [f"Model: {choice.text}."]
+    kept = train
+    if choice.options.rm_filter == "agreement":
+        kept = train.take(trainer.agreeing(train))
+        notes.append(
+            f"Filter: {len(kept):,} of {len(train):,} pairs kept, which cross-fitted models agree with."
+        )
+    ranked = trainer.rankings(len(train))
+    if ranked is not None:
+        notes.append(f"Trained on {len(ranked):,} rankings, which count as {ranked.labels:,} labels.")
+    members, _ = trainer.members(kept if ranked is None else ranked)
+    if choice.composed:
+        model = trainer.finished(members, normalisation_replies(task, start.policy, seed))
+        assert isinstance(model, ComposedRewardModel)
+        unit = model.unit
+    else:
+        (model,), unit = members, 1.0
+    chosen, rejected = scores_of(model, test, meter)
+    margins = unit * (np.asarray(chosen, float) - rejected)
+    linear = [member.weights for member in members if isinstance(member, LinearRewardModel)]
+    weights = np.mean(linear, axis=0) if linear else None
+    report = report_of_scores(margins, weights, kept, test, task.vocab)
+    return replace(report, gold_accuracy=_by_gold(task, test, margins), notes=tuple(notes))
+
+
+def _by_gold(task: Task, test: PreferencePairs, margins: Float) -> float | None:
+    gold = task.gold_score(test.prompts, test.chosen, test.chosen_mask)
+    gold = gold - task.gold_score(test.prompts, test.rejected, test.rejected_mask)
+    differ = gold != 0
+    return accuracy((margins * np.sign(gold))[differ]) if differ.any() else None

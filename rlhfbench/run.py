@@ -235,14 +235,18 @@ class _Run:
     def _charge_shared_work(self) -> None:
         """SFT is shown to all and charged to none; RM training and labels are charged to whoever needs them.
 
-        A verifier is not trained and learns from no labels.
+        A verifier is not trained and learns from no labels. Leaving out pairs is charged to whoever learns from the
+        rest.
         """
         shared = self.prepared.meter
+        self._shared_seconds = self.prepared.rm_seconds * self.needs_reward_model
         for phase in ["sft"] + ["rm_train"] * self.needs_reward_model:
             self.meter.add(phase, flops.Work(shared.flops[phase], shared.transcendentals[phase]))
-        labelled = {"preferences"} | ({"reward_model"} if self.prepared.reward == "model" else set())
-        if self.arm.spec.needs & labelled:
-            self.meter.count("labels", len(self.prepared.preferences))
+        filtering = self.prepared.filtering
+        if filtering is not None and "preferences" in self.arm.spec.needs and not self.needs_reward_model:
+            self.meter.add("rm_train", filtering.work)
+            self._shared_seconds = filtering.seconds
+        self.meter.count("labels", self.prepared.labels(self.arm.spec.needs))
 
     def train(self) -> tuple[Status, str | None]:
         """Drive the generator; the clock runs only while the algorithm does."""
@@ -322,7 +326,7 @@ class _Run:
         reference = {name: start[name] for name in ("rm_score", "gold_score")}
         if status != "done":
             final |= reference | {"kl": None, "entropy": None, "length": None}
-        shared_seconds = self.prepared.rm_seconds * self.needs_reward_model
+        shared_seconds = self._shared_seconds
         compute = {
             **self.meter.as_dict(),
             "flops_per_reply": self.flops_per_reply,

@@ -137,6 +137,8 @@ def reward_blocks(report: RewardReport, source: str) -> list[Block]:
     if report.matched_length_accuracy is not None:
         n = report.matched_length_pairs
         rows.append(("accuracy, equal lengths", f"{percent(report.matched_length_accuracy)} (n = {n:,})"))
+    if report.gold_accuracy is not None:
+        rows.append(("order by gold", f"{percent(report.gold_accuracy)}"))
     rows += [
         ("log loss, nats", f"{fixed(report.log_loss, 3)} (chance 0.693)"),
         ("calibration error", fixed(report.ece, 3)),
@@ -153,7 +155,8 @@ def reward_blocks(report: RewardReport, source: str) -> list[Block]:
     ]
     if report.skipped:
         blocks.append(Note(report.skipped, "yellow"))
-    return [*blocks, words_sheet(report)]
+    blocks += [Note(note) for note in report.notes]
+    return [*blocks, words_sheet(report)] if report.positive or report.negative else blocks
 
 
 def words_sheet(report: RewardReport) -> Sheet:

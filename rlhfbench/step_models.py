@@ -14,7 +14,8 @@ import numpy as np
 
 from kernels.bag import Bag, bag_difference, bag_scores
 
-from .rewards.bradley_terry import RewardTraining, fit_path, take_rows
+from .rewards.bags import fit_path, take_rows
+from .rewards.penalty import RewardTraining
 from .steps import Chain
 from .text import Hasher
 from .types import Float, Int

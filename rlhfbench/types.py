@@ -52,13 +52,17 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class PreferencePairs:
-    """`prompts` (N, P); `chosen`, `rejected` (N, T) with their masks (N, T)."""
+    """`prompts` (N, P); `chosen`, `rejected` (N, T) with their masks (N, T).
+
+    `strength` (N,) is how much better the chosen reply was said to be, from 0 on; None where nobody was asked.
+    """
 
     prompts: Int
     chosen: Int
     chosen_mask: Float
     rejected: Int
     rejected_mask: Float
+    strength: Float | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -70,6 +74,7 @@ class PreferencePairs:
             self.chosen_mask[index],
             self.rejected[index],
             self.rejected_mask[index],
+            None if self.strength is None else self.strength[index],
         )
 
 

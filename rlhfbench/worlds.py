@@ -19,6 +19,7 @@ from .errors import InputError
 from .policy_choice import TransformerSizes, choose_policy
 from .prepare import Prepared, evaluation_inputs
 from .reward_models import REWARD_MODELS, choose_reward_model
+from .rewards.composed import ComposedRewardModel
 from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.transformer import TransformerRewardModel
 from .rewards.verifier import Verifier
@@ -114,9 +115,15 @@ def load_world(
 
 def _load_model(folder: Path, task: Task, policy: str, prompt_length: int) -> RewardModel:
     model = load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words_of(task))
-    if isinstance(model, TransformerRewardModel):
-        needed = choose_reward_model(task, choose_policy(policy)).sizes
-        _check_backbone(folder, model, needed, (len(task.vocab), task.max_length + 1, prompt_length))
+    choice = choose_reward_model(task, choose_policy(policy))
+    members = model.members if isinstance(model, ComposedRewardModel) else (model,)
+    if len(members) != choice.options.rm_members:
+        came, needed = len(members), choice.options.rm_members
+        raise InputError(f"{folder / REWARD_MODEL}.json: {came} members came, {needed} are needed")
+    for member in members:
+        if isinstance(member, TransformerRewardModel):
+            shape = (len(task.vocab), task.max_length + 1, prompt_length)
+            _check_backbone(folder, member, choice.sizes, shape)
     return model
 
 

@@ -22,7 +22,8 @@ from rlhfbench import metrics, optimizer, prepare, run, sft
 from rlhfbench.compute import ComputeMeter
 from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.registry import parse_arm
-from rlhfbench.rewards.bradley_terry import BagFeatures, LinearRewardModel
+from rlhfbench.rewards.bags import BagFeatures
+from rlhfbench.rewards.bradley_terry import LinearRewardModel
 from rlhfbench.types import Demonstrations, PreferencePairs, Rollout
 
 Counted.__float__ = lambda self: float(self.value)  # for diagnostics, which are nobody's work

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from kernels import flops
-from rlhfbench.rewards.bradley_terry import (
-    BagFeatures,
-    LinearRewardModel,
-    accuracy,
-    split_folds,
-    split_groups,
-    train_reward_model,
-)
+from rlhfbench.rewards.bags import BagFeatures
+from rlhfbench.rewards.bradley_terry import LinearRewardModel, train_reward_model
+from rlhfbench.rewards.penalty import accuracy, split_folds, split_groups
 from rlhfbench.types import PreferencePairs
 
 V, T = 20, 8

@@ -68,30 +68,34 @@ LAYERS = {
     ),
     "rlhfbench.policies": "",
     "rlhfbench.policies.*": f"{KERNELS} policies.* types",
+    "rlhfbench.rankings": "types",
     "rlhfbench.rewards": "",
-    "rlhfbench.rewards.*": f"{KERNELS} rewards.* types",
+    "rlhfbench.rewards.*": f"{KERNELS} rankings rewards.* types",
+    "rlhfbench.rewards.composed": f"{KERNELS} rewards.* rewards.transformer types",
     "rlhfbench.rewards.gold": "types",
     "rlhfbench.verifiers": "errors registry rewards.* seeding types",
     "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* types",
     "rlhfbench.rewards.transformer_training": (
-        f"{KERNELS} optimizer options policies.* rewards.* rewards.transformer schedules types"
+        f"{KERNELS} optimizer options policies.* rankings rewards.* rewards.transformer schedules types"
     ),
     "rlhfbench.tasks": "",
-    "rlhfbench.tasks.*": "data errors options problems seeding tasks.* text tokenizer types",
+    "rlhfbench.tasks.*": "data errors options problems rankings seeding tasks.* text tokenizer types",
     "rlhfbench.preset_files": "errors options",
     "rlhfbench.registry": "errors options preset_files types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
     "rlhfbench.reward_models": (
-        "compute policies.* policy_choice rewards.* rewards.transformer rewards.transformer_training seeding sft types"
+        "compute policies.* policy_choice rankings rewards.* rewards.composed rewards.transformer_training seeding sft"
+        " tasks.* types"
     ),
     "rlhfbench.prepare": (
-        "compute policy_choice reward_models rewards.* rewards.gold seeding sft tasks.* types verifiers"
+        "kernels.flops compute errors policy_choice reward_models rewards.* rewards.gold seeding sft tasks.*"
+        " types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
-        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.gold rewards.transformer seeding sft"
-        " tasks.* types verifiers"
+        "checkpoints errors policy_choice prepare reward_models rewards.* rewards.composed rewards.gold"
+        " rewards.transformer seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare rewards.gold types",
     "rlhfbench.run": (
@@ -121,7 +125,10 @@ LAYERS = {
     "rlhfbench.steps": "errors json_lines",
     "rlhfbench.step_models": "kernels.* rewards.* steps text types",
     "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
-    "rlhfbench.reward_task": "compute options policy_choice registry reward_report seeding sft",
+    "rlhfbench.reward_task": (
+        "compute options policy_choice prepare registry reward_models reward_report rewards.* rewards.composed seeding"
+        " tasks.* types"
+    ),
     "rlhfbench.conformance": "compute errors evaluation policy_choice prepare records registry rewards.gold run types",
     "rlhfbench.catalogue": "errors preset_files registry sft types",
     "rlhfbench.layout": "text",

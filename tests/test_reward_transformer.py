@@ -15,14 +15,14 @@ import pytest
 from differences import gradient
 from test_transformer import MASK, PROMPTS, RESPONSES, make
 
-from kernels import flops
-from kernels.preference import bradley_terry
 from rlhfbench.checkpoints import load_reward_model, pack, pack_reward_model
 from rlhfbench.errors import InputError
 from rlhfbench.optimizer import AdamW
 from rlhfbench.policies._weights import views
 from rlhfbench.policies.transformer import TransformerPolicy
+from rlhfbench.rankings import Rankings
 from rlhfbench.rewards import transformer, transformer_training
+from rlhfbench.rewards.objective import Objective
 from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.rewards.transformer_training import RewardModelConfig, train_transformer_reward_model
 from rlhfbench.types import PreferencePairs
@@ -109,20 +109,44 @@ def test_replies_that_are_too_long_are_refused():
 
 
 @COMPILED
-def test_gradients_by_central_differences():
+@pytest.mark.parametrize(
+    "objective",
+    [Objective(), Objective(noise=0.2, centering=0.1, margin=2.0), Objective(smoothing=0.1, temperature=0.5)],
+    ids=str,
+)
+def test_gradients_by_central_differences(objective):
     backbone = model_on(make(layers=1, width=4)).backbone
     mask = MASK.astype(float)
-    pairs = PreferencePairs(PROMPTS, RESPONSES, mask, RESPONSES[::-1], mask[::-1])
+    pairs = PreferencePairs(PROMPTS, RESPONSES, mask, RESPONSES[::-1], mask[::-1], np.linspace(0, 1, 6))
+    check_gradients(backbone, Rankings.of(pairs), objective)
 
-    def objective(params):
+
+@COMPILED
+@pytest.mark.parametrize("objective", [Objective(), Objective(listwise=False, noise=0.2)], ids=str)
+def test_gradients_of_rankings_by_central_differences(objective):
+    backbone = model_on(make(layers=1, width=4)).backbone
+    turned = [np.roll(np.arange(6), k) for k in range(3)]
+    ranked = Rankings(
+        PROMPTS,
+        np.stack([RESPONSES[rows] for rows in turned], axis=1),
+        np.stack([MASK[rows].astype(float) for rows in turned], axis=1),
+    )
+    check_gradients(backbone, ranked, objective)
+
+
+def check_gradients(backbone, ranked, objective):
+    def loss(params):
         backbone.params[:] = params
-        scores, _ = transformer.read_scores(backbone, *transformer_training._both(pairs))
-        return bradley_terry(scores[:6], scores[6:]).loss
+        scores = [
+            transformer.read_scores(backbone, ranked.prompts, ranked.responses[:, k], ranked.mask[:, k])[0]
+            for k in range(ranked.replies)
+        ]
+        return objective(np.stack(scores, axis=1), ranked.strength).loss
 
     start = backbone.params.copy()
-    work = transformer_training._gradients(backbone, pairs)
-    assert work == flops.work("bradley_terry", 6)
-    np.testing.assert_allclose(backbone.grads, gradient(objective, start), atol=1e-7)
+    work = transformer_training._gradients(backbone, ranked, objective)
+    assert work == objective(np.zeros((6, ranked.replies)), ranked.strength).work
+    np.testing.assert_allclose(backbone.grads, gradient(loss, start), atol=1e-7)
 
 
 @COMPILED

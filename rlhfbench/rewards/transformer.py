@@ -16,7 +16,7 @@ from kernels import flops
 from ..policies._weights import Sizes, size, views
 from ..policies.transformer import TransformerPolicy
 from ..types import Float, Int
-from .bradley_terry import total
+from .penalty import total
 
 Charge: TypeAlias = Callable[[flops.Work, int], None]
 

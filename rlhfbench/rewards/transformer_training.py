@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import flops
-from kernels.preference import bradley_terry
 
 from ..optimizer import AdamW
 from ..options import require
 from ..policies._weights import views
 from ..policies.transformer import TransformerPolicy
+from ..rankings import Rankings
 from ..schedules import warmup_cosine
 from ..types import Float, Int, PreferencePairs
-from .bradley_terry import FEWEST_PROMPTS, accuracy, split_groups, total
+from .objective import Objective
+from .penalty import FEWEST_PROMPTS, ranking_accuracy, split_groups, total
 from .transformer import CHUNK, TransformerRewardModel, at, blank, read_scores
 
 
@@ -35,7 +36,7 @@ class RewardModelConfig:
     epochs : int
         Passes over the pairs; with `validation` at most so many.
     batch_size : int
-        Pairs an update.
+        Pairs an update; of longer rankings as many as have as many replies.
     learning_rate : float
         Of AdamW at its peak; it falls along half a cosine to 0.
     warmup : float
@@ -94,52 +95,60 @@ class TransformerTraining:
 
 
 def train_transformer_reward_model(
-    pairs: PreferencePairs,
+    comparisons: PreferencePairs | Rankings,
     sft: TransformerPolicy,
     rng: np.random.Generator,
     config: RewardModelConfig | None = None,
+    objective: Objective | None = None,
 ) -> tuple[TransformerRewardModel, TransformerTraining]:
     """Train a scalar head and a copy of the backbone under it; its scores are not yet normalised.
 
     Parameters
     ----------
-    pairs : PreferencePairs
+    comparisons : PreferencePairs or Rankings
         At least one.
     sft : TransformerPolicy
         Where the backbone starts from; it is only read. It may be another than the policy that is to be aligned,
         larger or smaller, if it knows the same tokens.
     rng : Generator
-        Draws the split, the head and the order of the pairs.
+        Draws the split, the head and the order of the comparisons.
     config : RewardModelConfig, optional
+    objective : Objective, optional
+        None: plain Bradley-Terry.
     """
-    if not len(pairs):
+    if not len(comparisons):
         raise ValueError("no preference pairs to train on")
-    config = config or RewardModelConfig()
-    aside = _put_aside(pairs, config.validation, rng)
+    ranked, config, objective = (
+        Rankings.of(comparisons),
+        config or RewardModelConfig(),
+        objective or Objective(),
+    )
+    aside = _put_aside(ranked, config.validation, rng)
     works: list[flops.Work] = []
     path: list[tuple[int, float]] = []
     epochs, least, right = config.epochs, None, None
     if aside.any():
-        train, rest = pairs.take(np.flatnonzero(~aside)), pairs.take(np.flatnonzero(aside))
-        for epoch, backbone in enumerate(_epochs(train, sft, rng, config, works), 1):
-            loss, share, work = _validate(backbone, rest)
+        train, rest = ranked.take(np.flatnonzero(~aside)), ranked.take(np.flatnonzero(aside))
+        for epoch, backbone in enumerate(_epochs(train, sft, rng, config, objective, works), 1):
+            loss, share, work = _validate(backbone, rest, objective)
             works.append(work)
             path.append((epoch, loss))
             if least is None or loss < least:
                 epochs, least, right = epoch, loss, share
-    backbone = next(islice(_epochs(pairs, sft, rng, config, works), epochs - 1, None))
-    training = TransformerTraining(epochs, least, right, tuple(path), len(pairs), total(*works))
+    backbone = next(islice(_epochs(ranked, sft, rng, config, objective, works), epochs - 1, None))
+    training = TransformerTraining(epochs, least, right, tuple(path), len(ranked), total(*works))
     return TransformerRewardModel(backbone), training
 
 
 def _epochs(
-    pairs: PreferencePairs,
+    ranked: Rankings,
     sft: TransformerPolicy,
     rng: np.random.Generator,
     config: RewardModelConfig,
+    objective: Objective,
     works: list[flops.Work],
 ) -> Iterator[TransformerPolicy]:
-    """The backbone after each pass over the pairs, always the same one; its work is appended to `works`."""
+    """The backbone after each pass over the comparisons, always the same one; its work is appended to `works`."""
     backbone = _start(sft, config.head, rng)
     backbone.charge = lambda kind, work, tokens: works.append(work)
     optimizer = AdamW(
@@ -152,59 +161,57 @@ def _epochs(
     )
     optimizer.spared = views(backbone.params, backbone.sizes).table.size
     for epoch in range(config.epochs):
-        for share, batch in _batches(pairs, config.batch_size, rng):
-            works.append(_gradients(backbone, batch))
+        for share, batch in _batches(ranked, max(2 * config.batch_size // ranked.replies, 1), rng):
+            works.append(_gradients(backbone, batch, objective))
             optimizer.step(warmup_cosine((epoch + share) / config.epochs, config.warmup))
         yield backbone
 
 
-def _both(pairs: PreferencePairs) -> tuple[Int, Int, Float]:
-    """Chosen replies, then rejected ones; their prompts, which are the same, pass once."""
+def _in_turn(ranked: Rankings) -> tuple[Int, Int, Float]:
+    """The best replies, then the second ones, and so on; their prompts, which are the same, pass once."""
+    N, K, T = ranked.responses.shape
     return (
-        np.concatenate([pairs.prompts, pairs.prompts]),
-        np.concatenate([pairs.chosen, pairs.rejected]),
-        np.concatenate([pairs.chosen_mask, pairs.rejected_mask]),
+        np.tile(ranked.prompts, (K, 1)),
+        ranked.responses.swapaxes(0, 1).reshape(K * N, T),
+        ranked.mask.swapaxes(0, 1).reshape(K * N, T),
     )
 
 
-def _gradients(backbone: TransformerPolicy, pairs: PreferencePairs) -> flops.Work:
+def _gradients(backbone: TransformerPolicy, ranked: Rankings, objective: Objective) -> flops.Work:
     """Accumulates those of the loss on one batch; returns the work of the loss alone."""
-    n = len(pairs)
-    scores, lengths = read_scores(backbone, *_both(pairs))
-    loss = bradley_terry(scores[:n], scores[n:])
-    d_scores = np.concatenate([loss.d_chosen, loss.d_rejected])
-    backbone.backward(None, at(lengths, d_scores, pairs.chosen.shape[1] + 1))
-    return flops.work("bradley_terry", n)
+    scores, lengths = read_scores(backbone, *_in_turn(ranked))
+    loss = objective(scores.reshape(ranked.replies, -1).T, ranked.strength)
+    backbone.backward(None, at(lengths, loss.d_scores.T.ravel(), ranked.responses.shape[2] + 1))
+    return loss.work
 
 
-def _validate(backbone: TransformerPolicy, pairs: PreferencePairs) -> tuple[float, float, flops.Work]:
+def _validate(
+    backbone: TransformerPolicy, ranked: Rankings, objective: Objective
+) -> tuple[float, float, flops.Work]:
     """Log loss (nats) and accuracy, and the work of the loss alone."""
-    n = len(pairs)
-    scores = np.empty((2, n), backbone.params.dtype)
-    for begin in range(0, n, CHUNK // 2):
-        some = np.arange(begin, min(begin + CHUNK // 2, n))
-        scores[:, some] = read_scores(backbone, *_both(pairs.take(some)), keep=False)[0].reshape(2, -1)
-    return (
-        float(bradley_terry(*scores).loss),
-        accuracy(scores[0] - scores[1]),
-        flops.work("bradley_terry", n).plus(flops.work("elementwise", n)),
-    )
+    n, K = len(ranked), ranked.replies
+    scores = np.empty((n, K), backbone.params.dtype)
+    size = max(CHUNK // K, 1)
+    for begin in range(0, n, size):
+        some = np.arange(begin, min(begin + size, n))
+        scores[some] = read_scores(backbone, *_in_turn(ranked.take(some)), keep=False)[0].reshape(K, -1).T
+    found = objective.of_labels()(scores)
+    differences = flops.work("elementwise", n * K * (K - 1) // 2)
+    return float(found.loss), ranking_accuracy(scores), found.work.plus(differences)
 
 
-def _batches(
-    pairs: PreferencePairs, size: int, rng: np.random.Generator
-) -> Iterator[tuple[float, PreferencePairs]]:
-    """All pairs once, in random order: what share of them came before, and the batch."""
-    order = rng.permutation(len(pairs))
-    for begin in range(0, len(pairs), size):
-        yield begin / len(pairs), pairs.take(order[begin : begin + size])
+def _batches(ranked: Rankings, size: int, rng: np.random.Generator) -> Iterator[tuple[float, Rankings]]:
+    """All comparisons once, in random order: what share of them came before, and the batch."""
+    order = rng.permutation(len(ranked))
+    for begin in range(0, len(ranked), size):
+        yield begin / len(ranked), ranked.take(order[begin : begin + size])
 
 
-def _put_aside(pairs: PreferencePairs, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(N,) True on the pairs to validate on: none, where all would be."""
-    prompts = np.unique(pairs.prompts, axis=0, return_inverse=True)[1].ravel()
+def _put_aside(ranked: Rankings, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(N,) True on the comparisons to validate on: none, where all would be."""
+    prompts = np.unique(ranked.prompts, axis=0, return_inverse=True)[1].ravel()
     whole = prompts.max() + 1 >= FEWEST_PROMPTS
-    aside = split_groups(prompts if whole else np.arange(len(pairs)), share, rng)
+    aside = split_groups(prompts if whole else np.arange(len(ranked)), share, rng)
     return np.asarray(aside & ~aside.all())
 
 

@@ -69,7 +69,7 @@ class Arithmetic(RewardOptions):
         require(self.pairs >= 2, "pairs", self.pairs, "at least 2")
         require(self.demos >= 1, "demos", self.demos, "at least 1")
         require(0 <= self.flips <= 0.5, "flips", self.flips, "between 0 and 0.5")
-        check_reward_model(self.rm, self.rm_layers, self.rm_width)
+        check_reward_model(self.rm, self)
 
     @cached_property
     def vocab(self) -> tuple[str, ...]:

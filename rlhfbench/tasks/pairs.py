@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -47,6 +47,8 @@ class Encoded:
     pairs: PreferencePairs
     prompt_of: Int
     facts: dict[str, Any]
+    unsaid: int | None
+    """Line of the first pair without a strength, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class PairsTask(RewardOptions):
     gold: ClassVar[GoldKind] = "judge"
     enumerable: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ("linear", "transformer")
+    strengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         from ..options import require
@@ -98,8 +101,13 @@ class PairsTask(RewardOptions):
         require(self.vocabulary >= 2, "vocabulary", self.vocabulary, "at least 2")
         require(self.length >= 2, "length", self.length, "at least 2")
         require(self.prompt_words >= 1, "prompt_words", self.prompt_words, "at least 1")
-        check_reward_model(self.rm, self.rm_layers, self.rm_width)
-        assert self._encoded is not None  # bad files are refused here, before anything has been spent
+        check_reward_model(self.rm, self)
+        unsaid = self._encoded.unsaid  # bad files are refused here, before anything has been spent
+        if self.rm_margin and unsaid is not None:
+            raise InputError(
+                f"{self.path}: line {unsaid}: margin: missing; with rm_margin={self.rm_margin:g} every pair needs one, "
+                "or score_chosen and score_rejected"
+            )
 
     @cached_property
     def _encoded(self) -> Encoded:
@@ -117,7 +125,8 @@ class PairsTask(RewardOptions):
 
     def inputs(self) -> dict[str, Any]:
         """The options that determine a run; where files lie does not."""
-        names = ("vocabulary", "length", "prompt_words", "rm", "rm_layers", "rm_width", "strict")
+        own = ("vocabulary", "length", "prompt_words", "rm", "strict")
+        names = (*own, *(f.name for f in fields(RewardOptions)))
         return {name: getattr(self, name) for name in names} | self._choice.inputs()
 
     @property
@@ -261,11 +270,13 @@ def _encode(
     prompt_of = np.array([prompt_number[pair.prompt] for pair in file.pairs])
     same = int(((chosen[0] == rejected[0]) & (chosen[1] == rejected[1])).all(axis=1).sum())
     parts = (UNKNOWN, *known, splitter.eos)
+    unsaid = next((pair.line for pair in file.pairs if pair.strength is None), None)
+    strength = None if unsaid else np.array([pair.strength for pair in file.pairs])
     return Encoded(
         splitter,
         parts,
         tuple(map(sanitize, parts)),
-        PreferencePairs(prompts[prompt_of], *chosen, *rejected),
+        PreferencePairs(prompts[prompt_of], *chosen, *rejected, strength),
         prompt_of,
         {
             "file": path,
@@ -280,6 +291,7 @@ def _encode(
             "unit": splitter.unit,
             **_losses(file.pairs, found, index, length),
         },
+        unsaid,
     )
 
 

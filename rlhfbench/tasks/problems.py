@@ -87,7 +87,7 @@ class ProblemsTask(RewardOptions):
     def __post_init__(self) -> None:
         require(self.vocabulary >= 2, "vocabulary", self.vocabulary, "at least 2")
         require(self.prompt_words >= 1, "prompt_words", self.prompt_words, "at least 1")
-        check_reward_model(self.rm, self.rm_layers, self.rm_width)
+        check_reward_model(self.rm, self)
         assert self._encoded is not None  # bad files are refused here, before anything has been spent
 
     @cached_property

@@ -6,14 +6,16 @@ on-topic word from an off-topic one; an optimiser that trusts it too far finds b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
+from ..rankings import Rankings
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
-from .annotators import label_pairs
+from .annotators import label_pairs, rank_replies
 from .reward_choice import RewardModelName, RewardOptions, check_reward_model
 
 TOPICS = ("garden", "music", "travel", "cooking")
@@ -84,6 +86,8 @@ class Sentences(RewardOptions):
     policies: ClassVar[tuple[str, ...]] = ("transformer", "linear")
     max_length: ClassVar[int] = 12
     unknown: ClassVar[int | None] = None
+    strengths: ClassVar[bool] = True
+    ranks: ClassVar[bool] = True
     sizes: ClassVar[tuple[int, int, int, int, int]] = (4, 3, 5, 8, 11)
     """Topics, requests, good words a topic, bad words, filler words."""
 
@@ -96,7 +100,7 @@ class Sentences(RewardOptions):
         require(self.temperature > 0, "temperature", self.temperature, "above 0")
         require(0 <= self.trap < 1, "trap", self.trap, "at least 0 and below 1")
         require(0 < self.coverage <= 1, "coverage", self.coverage, "above 0 and at most 1")
-        check_reward_model(self.rm, self.rm_layers, self.rm_width)
+        check_reward_model(self.rm, self)
 
     @cached_property
     def vocab(self) -> tuple[str, ...]:
@@ -188,20 +192,21 @@ class Sentences(RewardOptions):
     def preferences(self, n: int | None, rng: np.random.Generator, reference: Sampler) -> PreferencePairs:
         """Two replies of the reference to each prompt, labelled by a noisy annotator."""
         prompts = self.prompts(self.pairs if n is None else n, rng)
+        appeal = self._appeal(prompts)
+        return label_pairs(prompts, reference, appeal, rng, self.max_length, **self._annotator)
 
-        def appeal(responses: Int, mask: Float) -> Float:
-            return self._score(prompts, responses, mask, trap=1.0)
+    def rankings(self, n: int, replies: int, rng: np.random.Generator, reference: Sampler) -> Rankings:
+        """`n` rankings of as many replies of the reference, by the same annotators."""
+        prompts = self.prompts(n, rng)
+        appeal = self._appeal(prompts)
+        return rank_replies(prompts, reference, appeal, rng, self.max_length, replies, **self._annotator)
 
-        return label_pairs(
-            prompts,
-            reference,
-            appeal,
-            rng,
-            self.max_length,
-            temperature=self.temperature,
-            flips=self.flips,
-            length_bias=self.length_bias,
-        )
+    def _appeal(self, prompts: Int) -> Callable[[Int, Float], Float]:
+        return lambda responses, mask: self._score(prompts, responses, mask, trap=1.0)
+
+    @property
+    def _annotator(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("temperature", "flips", "length_bias")}
 
     def judge_preferences(self) -> PreferencePairs | None:
         return None

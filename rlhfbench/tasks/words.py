@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,15 +11,16 @@ import numpy as np
 from ..errors import InputError
 from ..options import require
 from ..types import Demonstrations, Float, GoldKind, Int, PreferencePairs, Sampler
-from .annotators import label_pairs
+from .annotators import label_pairs, quarters
+from .reward_choice import RewardOptions, check_reward_model
 
 ATTEMPTS = 100
 """Batches of candidates that are looked through for pairs that differ in gold."""
 
 
 @dataclass(frozen=True)
-class Words:
-    """Knobs of the toy; every field can be set as ``--task words:field=value``.
+class Words(RewardOptions):
+    """Knobs of the toy beside `RewardOptions`; every field can be set as ``--task words:field=value``.
 
     Parameters
     ----------
@@ -46,10 +47,12 @@ class Words:
     enumerable: ClassVar[bool] = True
     policies: ClassVar[tuple[str, ...]] = ("tabular", "linear", "transformer")
     rm: ClassVar[str] = "unigrams"
+    strengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(self.pairs >= 2, "pairs", self.pairs, "at least 2")
         require(self.demos >= 1, "demos", self.demos, "at least 1")
+        check_reward_model(self.rm, self)
 
     def for_seed(self, rng: np.random.Generator) -> Words:
         return self
@@ -78,14 +81,20 @@ class Words:
         found: list[PreferencePairs] = []
         for _ in range(ATTEMPTS):
             candidates = self._label(self.prompts(4 * n + 64, rng), rng, reference, temperature=0.0)
-            margin = self.gold_score(candidates.prompts, candidates.chosen, candidates.chosen_mask)
-            margin -= self.gold_score(candidates.prompts, candidates.rejected, candidates.rejected_mask)
-            found.append(candidates.take(np.flatnonzero(margin > 0)))
+            found.append(candidates.take(np.flatnonzero(self._margins(candidates) > 0)))
             if sum(map(len, found)) >= n:
-                return concatenated(found).take(np.arange(n))
+                return self._with_strengths(concatenated(found).take(np.arange(n)))
         raise InputError(
             f"pairs: replies of the reference differ in gold too seldom to make {n} pairs; more demos help"
         )
+
+    def _margins(self, pairs: PreferencePairs) -> Float:
+        chosen = self.gold_score(pairs.prompts, pairs.chosen, pairs.chosen_mask)
+        return np.asarray(chosen - self.gold_score(pairs.prompts, pairs.rejected, pairs.rejected_mask))
+
+    def _with_strengths(self, pairs: PreferencePairs) -> PreferencePairs:
+        """Graded among these pairs, instead of each among the batch that it was found in."""
+        return replace(pairs, strength=quarters(self._margins(pairs)) / 3)
 
     def _label(
         self, prompts: Int, rng: np.random.Generator, reference: Sampler, temperature: float
@@ -107,6 +116,6 @@ class Words:
 
 
 def concatenated(parts: Sequence[PreferencePairs]) -> PreferencePairs:
-    """All pairs of `parts`, in order."""
-    names = [f.name for f in fields(PreferencePairs)]
+    """All pairs of `parts`, in order, without strengths."""
+    names = [f.name for f in fields(PreferencePairs) if f.name != "strength"]
     return PreferencePairs(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
