@@ -260,6 +260,8 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
         yield f"{'RM' if learnt else 'Reward'}: {facts['reward_model']}{right}."
+    if "rm_student" in facts:
+        yield _student_line(facts["rm_student"])
     if "rm_filter" in facts:
         yield _filter_line(facts["rm_filter"])
     if facts.get("rm_gold_correlation") is not None:
@@ -269,6 +271,14 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
             f"{giver} and {gold} correlate at {facts['rm_gold_correlation']:.2f} on replies of the reference "
             "(first seed)."
         )
+
+
+def _student_line(found: Mapping[str, float]) -> str:
+    return (
+        f"Student: R2 {found['r2']:.2f} on replies of the reference put aside, orders {percent(found['agreement'])} "
+        f"of pairs as its teacher; {found['flops_per_reply']:,.0f} FLOPs a reply for "
+        f"{found['teacher_flops_per_reply']:,.0f} (first seed)."
+    )
 
 
 def _filter_line(found: Mapping[str, int]) -> str:

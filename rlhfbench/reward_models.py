@@ -39,6 +39,14 @@ class RewardModelChoice:
     features: Features = "unigrams"
     sizes: TransformerSizes | None = None
     options: RewardOptions = field(default_factory=RewardOptions)
+    policy: TransformerSizes | None = None
+    """The policy's, if it is a transformer."""
+
+    @property
+    def kept(self) -> tuple[int, TransformerSizes | None]:
+        """How many models algorithms ask in the end, and of which size."""
+        distilled = self.options.rm_student == "ridge"
+        return (1, self.policy) if distilled else (self.options.rm_members, self.sizes)
 
     @property
     def kind(self) -> str:
@@ -76,6 +84,7 @@ class RewardModelChoice:
             f"{o.rm_members} members, {how[o.rm_aggregate]}" if o.rm_members > 1 else "",
             length[o.rm_length],
             f"pairs filtered by agreement, {o.rm_folds} folds" if o.rm_filter == "agreement" else "",
+            "distilled into a ridge head on the policy's features" if o.rm_student == "ridge" else "",
         ]
 
     @property
@@ -108,11 +117,11 @@ def choose_reward_model(task: Task, policy: PolicyChoice) -> RewardModelChoice:
     if name == "auto":
         name = "unigrams" if own is None else "transformer"
     if name != "transformer":
-        return RewardModelChoice(cast(Features, name), options=options)
+        return RewardModelChoice(cast(Features, name), options=options, policy=own)
     like = own or TransformerSizes()
     layers, width = options.rm_layers or like.layers, options.rm_width or like.width
     heads = like.heads if width == like.width else max(width // HEAD, 1) if width % HEAD == 0 else 1
-    return RewardModelChoice(sizes=TransformerSizes(layers, width, heads), options=options)
+    return RewardModelChoice(sizes=TransformerSizes(layers, width, heads), options=options, policy=own)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,13 @@ LAYERS = {
         "compute policies.* policy_choice rankings rewards.* rewards.composed rewards.transformer_training seeding sft"
         " tasks.* types"
     ),
+    "rlhfbench.rewards.distilled": (
+        f"{KERNELS} policies.* rewards.* rewards.transformer rewards.transformer_training types"
+    ),
+    "rlhfbench.reward_student": f"{KERNELS} compute reward_models rewards.distilled sft types",
     "rlhfbench.prepare": (
-        "kernels.flops compute errors policy_choice reward_models rewards.* rewards.gold seeding sft tasks.*"
-        " types verifiers"
+        "kernels.flops compute errors policy_choice reward_models reward_student rewards.* rewards.gold seeding"
+        " sft tasks.* types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
@@ -152,7 +156,7 @@ THIRD_PARTY = {
     "llvmlite": {"kernels.*"},
     "numba": {"kernels.*", "rlhfbench.jobs"},  # the warm-up times the compilation
     "torch": {"kernels.torch.*"},
-    "scipy": {"rlhfbench.statistics"},
+    "scipy": {"rlhfbench.rewards.distilled", "rlhfbench.statistics"},
     "rich": {"rlhfbench.cli", "rlhfbench.layout", "rlhfbench.progress"},
     "matplotlib": {"rlhfbench.plots"},
     "tokenizers": {"rlhfbench.tokenizer"},

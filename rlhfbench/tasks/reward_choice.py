@@ -55,6 +55,12 @@ class RewardOptions:
         Leave out pairs that a reward model trained on other pairs contradicts.
     rm_folds : int
         Parts into which the filter divides the pairs.
+    rm_student : {"none", "ridge"}
+        What algorithms ask: the reward itself, or a linear head on frozen features of the SFT policy that is fitted to
+        its scores (docs/distillation.md).
+    rm_ridge : float, optional
+        Strength of that fit's penalty, in units of a feature's mean square; unless given by generalised
+        cross-validation.
     """
 
     rm_layers: int | None = None
@@ -73,6 +79,8 @@ class RewardOptions:
     rm_length_penalty: float | None = None
     rm_filter: Literal["none", "agreement"] = "none"
     rm_folds: int = 5
+    rm_student: Literal["none", "ridge"] = "none"
+    rm_ridge: float | None = None
 
     strengths: ClassVar[bool] = False
     """Whether the task's annotators say how much better a reply is."""
@@ -122,6 +130,9 @@ def check_reward_model(rm: str, options: RewardOptions) -> None:
         needed = "left out unless rm_length=penalised"
         require(o.rm_length == "penalised", "rm_length_penalty", o.rm_length_penalty, needed)
     require(2 <= o.rm_folds <= 100, "rm_folds", o.rm_folds, "between 2 and 100")
+    if o.rm_ridge is not None:
+        require(o.rm_student == "ridge", "rm_ridge", o.rm_ridge, "left out unless rm_student=ridge")
+        require(o.rm_ridge > 0, "rm_ridge", o.rm_ridge, "above 0")
 
 
 def _check_loss(o: RewardOptions) -> None:
