@@ -137,8 +137,8 @@ def prepare(
         rankings = 0 if ranked is None else ranked.labels
         members, about["rm_accuracy"] = trainer.members(preferences if ranked is None else ranked)
         model = trainer.finished(members, inputs)
-        if chosen.options.rm_student == "ridge":
-            distiller = Distiller(task, reference, chosen.options.rm_ridge, meter)
+        if chosen.options.rm_student != "none":
+            distiller = Distiller(task, reference, chosen.options, meter)
             model, about["rm_student"] = distiller.distilled(model, inputs, preferences)
     else:
         model = verifier.reward(task) if verifier is not None else Verifier(task.gold_score)

@@ -45,8 +45,9 @@ class RewardModelChoice:
     @property
     def kept(self) -> tuple[int, TransformerSizes | None]:
         """How many models algorithms ask in the end, and of which size."""
-        distilled = self.options.rm_student == "ridge"
-        return (1, self.policy) if distilled else (self.options.rm_members, self.sizes)
+        if self.options.rm_student == "none":
+            return self.options.rm_members, self.sizes
+        return 1, self.policy if self.options.rm_student == "ridge" else None
 
     @property
     def kind(self) -> str:
@@ -79,12 +80,17 @@ class RewardModelChoice:
             "penalised": f"less {o.length_penalty:g} a token",
             "residual": "less what length explains",
         }
+        student = {
+            "none": "",
+            "ridge": "distilled into a head on the policy's features",
+            "bag": "distilled into a bag of tokens",
+        }
         return [
             f"rankings of {o.rm_ranking} by {by}" if o.rm_ranking > 2 else "",
             f"{o.rm_members} members, {how[o.rm_aggregate]}" if o.rm_members > 1 else "",
             length[o.rm_length],
             f"pairs filtered by agreement, {o.rm_folds} folds" if o.rm_filter == "agreement" else "",
-            "distilled into a ridge head on the policy's features" if o.rm_student == "ridge" else "",
+            student[o.rm_student],
         ]
 
     @property

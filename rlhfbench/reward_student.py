@@ -12,6 +12,7 @@ from .compute import ComputeMeter
 from .reward_models import Trained, scores_of
 from .rewards.distilled import Replies, student
 from .sft import Model
+from .tasks.reward_choice import RewardOptions
 from .types import Float, PreferencePairs, Task
 
 
@@ -21,7 +22,7 @@ class Distiller:
 
     task: Task
     reference: Model
-    strength: float | None
+    options: RewardOptions
     meter: ComputeMeter
 
     def distilled(
@@ -36,7 +37,8 @@ class Distiller:
         seen, unseen = (_part(inputs, some) for some in (slice(n), slice(n, None)))
         with self.meter.redirect("rm_train"):
             targets, dear = self._asked(teacher, seen)
-            raw, fit, work = student(self.reference, len(self.task.vocab), seen, targets, self.strength)
+            backbone = self.reference if self.options.rm_student == "ridge" else None
+            raw, fit, work = student(backbone, len(self.task.vocab), seen, targets, self.options.rm_ridge)
             self.meter.add("rm_train", work)
             scores, cheap = self._asked(raw, inputs)
             model = raw.normalised(scores)

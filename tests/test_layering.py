@@ -91,7 +91,7 @@ LAYERS = {
     "rlhfbench.rewards.distilled": (
         f"{KERNELS} policies.* rewards.* rewards.transformer rewards.transformer_training types"
     ),
-    "rlhfbench.reward_student": f"{KERNELS} compute reward_models rewards.distilled sft types",
+    "rlhfbench.reward_student": f"{KERNELS} compute reward_models rewards.distilled sft tasks.* types",
     "rlhfbench.prepare": (
         "kernels.flops compute errors policy_choice reward_models reward_student rewards.* rewards.gold seeding"
         " sft tasks.* types verifiers"

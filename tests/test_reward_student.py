@@ -170,6 +170,20 @@ def test_a_kept_world_has_its_student(pair, tmp_path):
     np.testing.assert_array_equal(score(taught, kept.reward_model), score(taught, taught.reward_model))
 
 
+def test_a_bag_beside_a_transformer_is_a_look_up_a_token(tmp_path):
+    task = f"{SMALL},rm_student=bag,rm_ridge=0.01"
+    world = prepare(load_task(task), "transformer", 0, 64)
+    found = world.facts["rm_student"]
+    assert found["flops_per_reply"] == 2 * world.task.max_length
+    assert found["teacher_flops_per_reply"] > 1000
+    assert found["strength"] == 0.01
+    assert found["r2"] > 0.5
+    for name, content in pack_world(world, "transformer").items():
+        (tmp_path / name).write_bytes(content)
+    kept = load_world(tmp_path, load_task(task), {"seed": 0, "policy": "transformer", "episodes": 64})
+    np.testing.assert_array_equal(score(world, kept.reward_model), score(world, world.reward_model))
+
+
 def test_it_learns_from_several_members_as_well():
     world = prepare(load_task(f"{SMALL},rm_members=3,rm_aggregate=min,rm_student=ridge"), "linear", 0, 64)
     found = world.facts["rm_student"]
@@ -187,7 +201,7 @@ def test_agreement_and_r_squared():
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ("rm_ridge=1", "rm_ridge must be left out unless rm_student=ridge"),
+        ("rm_ridge=1", "rm_ridge must be left out without rm_student"),
         ("rm_student=ridge,rm_ridge=0", "rm_ridge must be above 0, got 0"),
         ("rm_student=rige", "did you mean 'ridge'?"),
     ],

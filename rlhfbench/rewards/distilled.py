@@ -94,20 +94,20 @@ def _solving(C: int) -> int:
 
 
 def student(
-    reference: object, vocab_size: int, replies: Replies, targets: Float, strength: float | None = None
+    policy: object, vocab_size: int, replies: Replies, targets: Float, strength: float | None = None
 ) -> tuple[LinearRewardModel | TransformerRewardModel, Ridge, flops.Work]:
-    """A model of the kind that suits the policy, fitted to `targets` (N,); its scores are not yet normalised.
+    """A model fitted to `targets` (N,); its scores are not yet normalised.
 
     Returns
     -------
     model : LinearRewardModel or TransformerRewardModel
-        Beside a transformer its last state under a head, else a bag of the reply's tokens.
+        Of a transformer `policy` its last state under a head, else a bag of the reply's tokens.
     fit : Ridge
     work : Work
         Of features and fit.
     """
-    if isinstance(reference, TransformerPolicy):
-        backbone = with_one_more_place(reference)
+    if isinstance(policy, TransformerPolicy):
+        backbone = with_one_more_place(policy)
         features, work = states(backbone, replies)
         fit = fit_ridge(features, targets, strength)
         head = views(backbone.params, backbone.sizes)

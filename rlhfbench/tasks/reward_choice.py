@@ -55,9 +55,9 @@ class RewardOptions:
         Leave out pairs that a reward model trained on other pairs contradicts.
     rm_folds : int
         Parts into which the filter divides the pairs.
-    rm_student : {"none", "ridge"}
-        What algorithms ask: the reward itself, or a linear head on frozen features of the SFT policy that is fitted to
-        its scores (docs/distillation.md).
+    rm_student : {"none", "ridge", "bag"}
+        What algorithms ask: the reward itself, or a linear model that is fitted to its scores, of the SFT policy's
+        frozen features or of a bag of the reply's tokens (docs/distillation.md).
     rm_ridge : float, optional
         Strength of that fit's penalty, in units of a feature's mean square; unless given by generalised
         cross-validation.
@@ -79,7 +79,7 @@ class RewardOptions:
     rm_length_penalty: float | None = None
     rm_filter: Literal["none", "agreement"] = "none"
     rm_folds: int = 5
-    rm_student: Literal["none", "ridge"] = "none"
+    rm_student: Literal["none", "ridge", "bag"] = "none"
     rm_ridge: float | None = None
 
     strengths: ClassVar[bool] = False
@@ -131,7 +131,7 @@ def check_reward_model(rm: str, options: RewardOptions) -> None:
         require(o.rm_length == "penalised", "rm_length_penalty", o.rm_length_penalty, needed)
     require(2 <= o.rm_folds <= 100, "rm_folds", o.rm_folds, "between 2 and 100")
     if o.rm_ridge is not None:
-        require(o.rm_student == "ridge", "rm_ridge", o.rm_ridge, "left out unless rm_student=ridge")
+        require(o.rm_student != "none", "rm_ridge", o.rm_ridge, "left out without rm_student")
         require(o.rm_ridge > 0, "rm_ridge", o.rm_ridge, "above 0")
 
 
