@@ -92,7 +92,10 @@ def test_the_wheel_holds_every_module_and_no_init_of_kernels() -> None:
     files = {str(path) for path in distribution("rlhfbench").files or []}
     assert "kernels/__init__.py" not in files
     for package in ("kernels", "rlhfbench"):
-        wanted = {p.relative_to(CHECKOUT).as_posix() for p in (CHECKOUT / package).rglob("*.py")}
+        kinds = ("*.py", "*.toml")
+        wanted = {
+            p.relative_to(CHECKOUT).as_posix() for kind in kinds for p in (CHECKOUT / package).rglob(kind)
+        }
         assert wanted - files <= {"kernels/__init__.py"}
         assert f"{package}/py.typed" in files
     assert any(name.endswith("licenses/LICENSE") for name in files)
