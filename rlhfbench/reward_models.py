@@ -89,7 +89,7 @@ class RewardModelChoice:
             f"rankings of {o.rm_ranking} by {by}" if o.rm_ranking > 2 else "",
             f"{o.rm_members} members, {how[o.rm_aggregate]}" if o.rm_members > 1 else "",
             length[o.rm_length],
-            f"pairs filtered by agreement, {o.rm_folds} folds" if o.rm_filter == "agreement" else "",
+            f"pairs filtered by agreement, {o.folds} folds" if o.rm_filter == "agreement" else "",
             student[o.rm_student],
         ]
 
@@ -174,7 +174,7 @@ class RewardTrainer:
 
         Brodley and Friedl (1999), "Identifying mislabeled training data", JAIR 11: the single-algorithm filter.
         """
-        folds = min(self.choice.options.rm_folds, len(pairs))
+        folds = min(self.choice.options.folds, len(pairs))
         fold_of = split_folds(np.arange(len(pairs)), folds, stream(self.seed, "rm", "filter"))
         agrees = np.zeros(len(pairs), bool)
         for fold in range(folds):

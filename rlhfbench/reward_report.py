@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -159,9 +159,16 @@ def _shared(train: Sequence[TextPair], tests: Sequence[TextPair]) -> str:
 
 
 def reward_report_from_pairs(
-    train: PreferencePairs, test: PreferencePairs, vocab: Sequence[str], seed: int = 0
+    train: PreferencePairs,
+    test: PreferencePairs,
+    vocab: Sequence[str],
+    seed: int = 0,
+    gold: Float | None = None,
 ) -> RewardReport:
-    """Train and test on token arrays, as synthetic tasks make them; `vocab` (V,) names the tokens."""
+    """Train and test on token arrays, as synthetic tasks make them; `vocab` (V,) names the tokens.
+
+    `gold` (N,) is the gold of the held-out chosen replies less that of the rejected ones, where it is known.
+    """
     if not len(train) or not len(test):
         raise InputError(
             f"{len(train)} pairs to train on and {len(test)} held out; at least one of each is needed"
@@ -169,18 +176,23 @@ def reward_report_from_pairs(
     bag = BagFeatures.of("unigrams", len(vocab))
     difference, _ = bag.difference(train)
     weights, _ = fit_path(difference, bag.size, rng=np.random.default_rng(seed), folds=FOLDS)
-    return report_of_scores(bag_scores(weights, *bag.difference(test)[0]), weights, train, test, vocab)
+    return report_of_scores(bag_scores(weights, *bag.difference(test)[0]), weights, train, test, vocab, gold)
 
 
 def report_of_scores(
-    margins: Float, weights: Float | None, train: PreferencePairs, test: PreferencePairs, vocab: Sequence[str]
+    margins: Float,
+    weights: Float | None,
+    train: PreferencePairs,
+    test: PreferencePairs,
+    vocab: Sequence[str],
+    gold: Float | None = None,
 ) -> RewardReport:
     """On pairs of a task, from the `margins` (N,) of those held out, in log-odds; `weights` (V, ...) if it has any."""
     heaviest: Heaviest = ((), ())
     if weights is not None:
         difference, _ = BagFeatures.of("unigrams", len(vocab)).difference(train)
         heaviest = _heaviest(weights[: len(vocab)], difference, dict(enumerate(vocab)), fewest=1)
-    return report_of_margins(
+    report = report_of_margins(
         margins,
         (test.chosen_mask.sum(axis=1), test.rejected_mask.sum(axis=1)),
         heaviest,
@@ -188,6 +200,10 @@ def report_of_scores(
         split="pairs drawn apart from those trained on",
         skipped="",
     )
+    differ = gold != 0 if gold is not None else np.zeros(len(test), bool)
+    if gold is None or not differ.any():
+        return report
+    return replace(report, gold_accuracy=accuracy((margins * np.sign(gold))[differ]))
 
 
 def _hold_out(

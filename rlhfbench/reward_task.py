@@ -15,7 +15,6 @@ from .reward_models import RewardTrainer, choose_reward_model, scores_of
 from .reward_report import RewardReport, report_of_scores, reward_report_from_pairs
 from .rewards.bradley_terry import LinearRewardModel
 from .rewards.composed import ComposedRewardModel
-from .rewards.penalty import accuracy
 from .seeding import stream
 from .tasks.reward_choice import reward_options
 from .types import Float, PreferencePairs, Task
@@ -48,7 +47,7 @@ def reward_report_from_task(
     test = task.preferences(held_out or HELD_OUT, stream(seed, "held-out"), start.policy)
     if reward_options(task).changed or getattr(task, "rm", "auto") not in ("auto", "unigrams", "verifier"):
         return _variant(task, start, train, test, seed)
-    return reward_report_from_pairs(train, test, task.vocab, seed)
+    return reward_report_from_pairs(train, test, task.vocab, seed, gold_margins(task, test))
 
 
 def _variant(
@@ -79,12 +78,13 @@ def _variant(
     margins = unit * (np.asarray(chosen, float) - rejected)
     linear = [member.weights for member in members if isinstance(member, LinearRewardModel)]
     weights = np.mean(linear, axis=0) if linear else None
-    report = report_of_scores(margins, weights, kept, test, task.vocab)
-    return replace(report, gold_accuracy=_by_gold(task, test, margins), notes=tuple(notes))
+    report = report_of_scores(margins, weights, kept, test, task.vocab, gold_margins(task, test))
+    return replace(report, notes=tuple(notes))
 
 
-def _by_gold(task: Task, test: PreferencePairs, margins: Float) -> float | None:
-    gold = task.gold_score(test.prompts, test.chosen, test.chosen_mask)
-    gold = gold - task.gold_score(test.prompts, test.rejected, test.rejected_mask)
-    differ = gold != 0
-    return accuracy((margins * np.sign(gold))[differ]) if differ.any() else None
+def gold_margins(task: Task, pairs: PreferencePairs) -> Float | None:
+    """(N,) gold of the chosen replies less that of the rejected ones; None where it is not known."""
+    if task.gold == "judge":
+        return None
+    gold = task.gold_score(pairs.prompts, pairs.chosen, pairs.chosen_mask)
+    return gold - task.gold_score(pairs.prompts, pairs.rejected, pairs.rejected_mask)

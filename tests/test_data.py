@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhfbench.data import read_pairs, shared_prompt
+from rlhfbench.data import TextPair, read_pairs, shared_prompt
 from rlhfbench.errors import InputError
 from rlhfbench.text import Hasher, sanitize, words
 
@@ -90,7 +90,7 @@ FORMATS: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
 def test_formats(name: str, tmp_path: Path) -> None:
     record, expected = FORMATS[name]
     file = read_pairs(write(tmp_path / "f.jsonl", record))
-    assert file.pairs == [(*expected, 1)]
+    assert file.pairs == [TextPair(*expected, 1)]
     assert file.skipped == []
 
 

@@ -56,6 +56,8 @@ def test_all_code_that_runs_go_through_is_part_of_their_key() -> None:
         ("words", "transformer", ["unigrams"]),
         ("sentences:rm=transformer", "linear", ["transformer"]),
         ("sentences:rm=bigrams", "transformer", ["bigrams"]),
+        ("sentences:rm_ranking=3", "linear", ["unigrams", "unigrams,rm_ranking=3"]),
+        ("sentences:rm_noise=0.1,rm_members=9", "linear", ["unigrams", "unigrams,rm_noise=0.1"]),
     ],
 )
 def test_the_warm_up_trains_the_reward_model_that_will_be_needed(

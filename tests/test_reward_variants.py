@@ -49,7 +49,8 @@ V, T = 6, 4
         ("rm_members=2,rm_uncertainty=1", "rm_uncertainty must be left out unless rm_aggregate=uwo, got 1.0"),
         ("rm_members=2,rm_aggregate=uwo,rm_uncertainty=-1", "rm_uncertainty must be at least 0"),
         ("rm_length_penalty=1", "rm_length_penalty must be left out unless rm_length=penalised, got 1.0"),
-        ("rm_folds=1", "rm_folds must be between 2 and 100, got 1"),
+        ("rm_folds=3", "rm_folds must be left out unless rm_filter=agreement, got 3"),
+        ("rm_filter=agreement,rm_folds=1", "rm_folds must be between 2 and 100, got 1"),
     ],
 )
 def test_what_is_wrong_is_named(options: str, says: str) -> None:
@@ -184,6 +185,15 @@ def test_what_a_composed_model_scores(n: int, length: Any, aggregate: Any) -> No
         assert np.corrcoef(found, lengths)[0, 1] == pytest.approx(0, abs=1e-12)
     assert correlated(found, wanted)
     assert model.score(*inputs[:2], inputs[2].astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "uwo"])
+def test_an_ensemble_of_one_and_the_same_is_that_model(aggregate: Any) -> None:
+    inputs = replies(100)
+    (one,) = members(1)
+    alone = one.normalised(one.score(*inputs)).score(*inputs)
+    model = ComposedRewardModel.fitted([one] * 3, Scheme(aggregate, 2.0), inputs, None)
+    np.testing.assert_allclose(model.score(*inputs), alone, atol=1e-12)
 
 
 def test_it_is_kept_and_read_again(tmp_path: Path) -> None:

@@ -338,9 +338,10 @@ def test_the_same_world_without_words_in_between() -> None:
 
 def test_the_warm_up_follows_the_reward() -> None:
     world = make_world(SMALL, None, False, None, None)
-    assert small_worlds(world) == ["arithmetic:pairs=64,demos=64"]
-    assert open_task(small_worlds(world)[0], None).name == "arithmetic"
-    assert small_worlds(make_world(f"{SMALL},rm=bigrams", None, False, None, None))[0].endswith("rm=bigrams")
+    assert small_worlds([world]) == ["arithmetic:pairs=64,demos=64"]
+    assert open_task(small_worlds([world])[0], None).name == "arithmetic"
+    modelled = make_world(f"{SMALL},rm=bigrams", None, False, None, None)
+    assert small_worlds([modelled])[0].endswith("rm=bigrams")
 
 
 def test_a_verifier_takes_the_place_of_a_default_reward_model_on_every_task():

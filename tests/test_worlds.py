@@ -67,6 +67,20 @@ def test_a_world_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert scored_replies(world, world.reference, world.prompts, world.uniforms) == mine
 
 
+@pytest.mark.parametrize("policy", ["linear", "transformer"])
+def test_an_ensemble_comes_back_to_the_bit(tmp_path: Path, policy: str) -> None:
+    task = "sentences-small:pairs=64,demos=64,rm_members=2,rm_aggregate=min,rm_length=residual"
+    prepared = prepare(open_task(task, None), policy, 5, 32)
+    for name, content in pack_world(prepared, policy).items():
+        (tmp_path / name).write_bytes(content)
+    inputs = {"seed": 5, "policy": policy, "episodes": 32}
+    world = load_world(tmp_path, open_task(task, None), inputs)
+    mine = scored_replies(prepared, prepared.reference, world.prompts, world.uniforms)
+    assert scored_replies(world, world.reference, world.prompts, world.uniforms) == mine
+    with pytest.raises(InputError, match=r"reward_model\.json: 2 members came, 3 are needed"):
+        load_world(tmp_path, open_task(task.replace("members=2", "members=3"), None), inputs)
+
+
 def test_a_judge_is_kept_too(tmp_path: Path) -> None:
     lines = [{"prompt": f"q {i}", "chosen": f"good {i % 7} x", "rejected": "bad y"} for i in range(60)]
     path = tmp_path / "f.jsonl"

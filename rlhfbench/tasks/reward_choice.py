@@ -53,8 +53,8 @@ class RewardOptions:
         Deviations of the reference's scores a token; 0.1 unless given.
     rm_filter : {"none", "agreement"}
         Leave out pairs that a reward model trained on other pairs contradicts.
-    rm_folds : int
-        Parts into which the filter divides the pairs.
+    rm_folds : int, optional
+        Parts into which the filter divides the pairs; 5 unless given.
     rm_student : {"none", "ridge", "bag"}
         What algorithms ask: the reward itself, or a linear model that is fitted to its scores, of the SFT policy's
         frozen features or of a bag of the reply's tokens (docs/distillation.md).
@@ -78,7 +78,7 @@ class RewardOptions:
     rm_length: Literal["none", "normalised", "penalised", "residual"] = "none"
     rm_length_penalty: float | None = None
     rm_filter: Literal["none", "agreement"] = "none"
-    rm_folds: int = 5
+    rm_folds: int | None = None
     rm_student: Literal["none", "ridge", "bag"] = "none"
     rm_ridge: float | None = None
 
@@ -97,6 +97,10 @@ class RewardOptions:
     @property
     def uncertainty(self) -> float:
         return 0.5 if self.rm_uncertainty is None else self.rm_uncertainty
+
+    @property
+    def folds(self) -> int:
+        return 5 if self.rm_folds is None else self.rm_folds
 
     @property
     def length_penalty(self) -> float:
@@ -129,7 +133,10 @@ def check_reward_model(rm: str, options: RewardOptions) -> None:
     if o.rm_length_penalty is not None:
         needed = "left out unless rm_length=penalised"
         require(o.rm_length == "penalised", "rm_length_penalty", o.rm_length_penalty, needed)
-    require(2 <= o.rm_folds <= 100, "rm_folds", o.rm_folds, "between 2 and 100")
+    if o.rm_folds is not None:
+        needed = "left out unless rm_filter=agreement"
+        require(o.rm_filter == "agreement", "rm_folds", o.rm_folds, needed)
+        require(2 <= o.rm_folds <= 100, "rm_folds", o.rm_folds, "between 2 and 100")
     if o.rm_ridge is not None:
         require(o.rm_student != "none", "rm_ridge", o.rm_ridge, "left out without rm_student")
         require(o.rm_ridge > 0, "rm_ridge", o.rm_ridge, "above 0")
