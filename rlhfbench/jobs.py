@@ -225,9 +225,9 @@ def small_worlds(worlds: Sequence[World]) -> list[str]:
 
 
 def _loss_options(task: Task) -> str:
-    """Options of a reward model whose loss is another kernel than that of pairs."""
+    """Options of a reward model whose loss, or whose student, is another kernel than that of pairs."""
     changed = reward_options(task).changed
-    names = ("rm_noise", "rm_ranking", "rm_ranking_loss")
+    names = ("rm_noise", "rm_ranking", "rm_ranking_loss", "rm_student")
     return ",".join(f"{name}={changed[name]}" for name in names if name in changed)
 
 

@@ -17,6 +17,7 @@ from .cost_models import Costs, make_costs
 from .errors import InputError
 from .policy_choice import choose_policy
 from .reward_models import Reward, RewardTrainer, choose_reward_model
+from .reward_student import Distiller
 from .rewards.bradley_terry import train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
@@ -145,6 +146,9 @@ def prepare(
             own_labels = None if ranked is None else ranked.labels
             members, about["rm_accuracy"] = trainer.members(preferences if ranked is None else ranked)
         model = trainer.finished(members, inputs)
+        if chosen.options.rm_student != "none":
+            distiller = Distiller(task, reference, chosen.options, meter)
+            model, about["rm_student"] = distiller.distilled(model, inputs, preferences)
     else:
         model = verifier.reward(task) if verifier is not None else Verifier(task.gold_score)
         about = {"reward_model": "the task's verifier" if verifier is None else f"verifier '{verifier.name}'"}

@@ -62,6 +62,8 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
         told = f"; right on {percent(accuracy or 0)} of pairs put aside while it was tuned (first seed)"
         right = "" if accuracy is None else told
         yield f"{'RM' if learnt else 'Reward'}: {facts['reward_model']}{right}."
+    if "rm_student" in facts:
+        yield _student_line(facts["rm_student"])
     if "rm_filter" in facts:
         yield _filter_line(facts["rm_filter"])
     if "cost_model" in facts:
@@ -95,6 +97,14 @@ def _label_line(labels: Mapping[str, Any]) -> str:
             f"{labels['position_bias']:g}{debiased}, {labels['decoding']})"
         )
     return f"{told}, cost {labels['cost']:,g} in prices of one person's."
+
+
+def _student_line(found: Mapping[str, float]) -> str:
+    return (
+        f"Student: R2 {found['r2']:.2f} on replies of the reference put aside, orders {percent(found['agreement'])} "
+        f"of pairs as its teacher; {found['flops_per_reply']:,.0f} FLOPs a reply for "
+        f"{found['teacher_flops_per_reply']:,.0f} (first seed)."
+    )
 
 
 def _filter_line(found: Mapping[str, int]) -> str:

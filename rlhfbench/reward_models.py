@@ -59,6 +59,15 @@ class RewardModelChoice:
     options: RewardOptions = field(default_factory=RewardOptions)
     judges: str = ""
     """What it judges, if not whole replies of pairs."""
+    policy: TransformerSizes | None = None
+    """The policy's, if it is a transformer."""
+
+    @property
+    def kept(self) -> tuple[int, TransformerSizes | None]:
+        """How many models algorithms ask in the end, and of which size."""
+        if self.options.rm_student == "none":
+            return self.options.rm_members, self.sizes
+        return 1, self.policy if self.options.rm_student == "ridge" else None
 
     @property
     def kind(self) -> str:
@@ -92,11 +101,17 @@ class RewardModelChoice:
             "penalised": f"less {o.length_penalty:g} a token",
             "residual": "less what length explains",
         }
+        student = {
+            "none": "",
+            "ridge": "distilled into a head on the policy's features",
+            "bag": "distilled into a bag of tokens",
+        }
         return [
             f"rankings of {o.rm_ranking} by {by}" if o.rm_ranking > 2 else "",
             f"{o.rm_members} members, {how[o.rm_aggregate]}" if o.rm_members > 1 else "",
             length[o.rm_length],
             f"pairs filtered by agreement, {o.folds} folds" if o.rm_filter == "agreement" else "",
+            student[o.rm_student],
         ]
 
     @property
@@ -129,7 +144,7 @@ def choose_reward_model(task: Task, policy: PolicyChoice) -> RewardModelChoice:
     if name == "auto":
         name = "unigrams" if own is None else "transformer"
     if name not in ("transformer", *LABELLED):
-        return RewardModelChoice(cast(Features, name), options=options)
+        return RewardModelChoice(cast(Features, name), options=options, policy=own)
     like = own or TransformerSizes()
     layers, width = options.rm_layers or like.layers, options.rm_width or like.width
     heads = like.heads if width == like.width else max(width // HEAD, 1) if width % HEAD == 0 else 1
@@ -137,7 +152,9 @@ def choose_reward_model(task: Task, policy: PolicyChoice) -> RewardModelChoice:
         "process": f" that judges steps, of which the score is the {aggregate_of(task)}",
         "outcome": " that judges answers",
     }.get(name, "")
-    return RewardModelChoice(sizes=TransformerSizes(layers, width, heads), options=options, judges=judges)
+    return RewardModelChoice(
+        sizes=TransformerSizes(layers, width, heads), options=options, judges=judges, policy=own
+    )
 
 
 def aggregate_of(task: Task) -> StepAggregate:

@@ -118,13 +118,14 @@ def _load_model(folder: Path, task: Task, policy: str, prompt_length: int) -> Re
     model = load_reward_model(folder, REWARD_MODEL, REWARD_MODELS, words_of(task))
     choice = choose_reward_model(task, choose_policy(policy))
     members = model.members if isinstance(model, ComposedRewardModel) else (model,)
-    if len(members) != choice.options.rm_members:
-        came, needed = len(members), choice.options.rm_members
+    needed, sizes = choice.kept
+    if len(members) != needed:
+        came = len(members)
         raise InputError(f"{folder / REWARD_MODEL}.json: {came} members came, {needed} are needed")
     for member in members:
         if isinstance(member, TransformerRewardModel | StepRewardModel):
             shape = (len(task.vocab), task.max_length + 1, prompt_length)
-            _check_backbone(folder, member, choice.sizes, shape)
+            _check_backbone(folder, member, sizes, shape)
     return model
 
 

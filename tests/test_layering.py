@@ -107,9 +107,13 @@ LAYERS = {
         "compute policies.* policy_choice rankings rewards.* rewards.composed rewards.process rewards.process_training"
         " rewards.transformer_training seeding sft tasks.* types"
     ),
+    "rlhfbench.rewards.distilled": (
+        f"{KERNELS} policies.* rewards.* rewards.transformer rewards.transformer_training types"
+    ),
+    "rlhfbench.reward_student": f"{KERNELS} compute reward_models rewards.distilled sft tasks.* types",
     "rlhfbench.prepare": (
-        "kernels.flops compute cost_models errors policy_choice reward_models rewards.* rewards.gold seeding sft"
-        " tasks.* types verifiers"
+        "kernels.flops compute cost_models errors policy_choice reward_models reward_student rewards.* rewards.gold seeding"
+        " sft tasks.* types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (
@@ -182,7 +186,7 @@ THIRD_PARTY = {
     "llvmlite": {"kernels.*"},
     "numba": {"kernels.*", "rlhfbench.jobs"},  # the warm-up times the compilation
     "torch": {"kernels.torch.*"},
-    "scipy": {"rlhfbench.statistics"},
+    "scipy": {"rlhfbench.rewards.distilled", "rlhfbench.statistics"},
     "rich": {"rlhfbench.cli", "rlhfbench.layout", "rlhfbench.progress"},
     "matplotlib": {"rlhfbench.plots"},
     "tokenizers": {"rlhfbench.tokenizer"},

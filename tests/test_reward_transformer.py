@@ -34,7 +34,7 @@ V, T = 5, 4
 
 def model_on(sft, seed=0):
     """A model with some head, as training would leave it."""
-    backbone = transformer_training._with_one_more_place(sft)
+    backbone = transformer_training.with_one_more_place(sft)
     C = backbone.sizes.width
     backbone.params[-C - 1 :] = np.random.default_rng(seed).normal(size=C + 1)
     return TransformerRewardModel(backbone)
@@ -55,7 +55,7 @@ def likes_a_word(n, seed=0):
 def test_the_backbone_computes_what_the_sft_policy_does():
     sft = make()
     sft.params[-9:] = 1
-    more = transformer_training._with_one_more_place(sft)
+    more = transformer_training.with_one_more_place(sft)
     longer, ends = np.pad(RESPONSES, ((0, 0), (0, 1))), np.pad(MASK, ((0, 0), (0, 1))).astype(float)
     np.testing.assert_array_equal(
         more.logits(PROMPTS, longer, ends)[:, :T], sft.logits(PROMPTS, RESPONSES, MASK.astype(float))
@@ -190,7 +190,7 @@ def test_a_handful_of_pairs_is_enough(n, validation):
 
 def test_training_starts_from_the_sft_policy_with_a_random_head():
     sft = make()
-    more = transformer_training._with_one_more_place(sft).params
+    more = transformer_training.with_one_more_place(sft).params
     head = np.random.default_rng(0).normal(scale=0.5, size=8)
     backbone = transformer_training.start_from(sft, 0.5, np.random.default_rng(0))
     np.testing.assert_array_equal(backbone.params, np.concatenate([more[:-9], head, [0]]))

@@ -148,6 +148,11 @@ class TransformerPolicy:
         self._charge("values", _work.value(len(hidden), self.sizes.width), len(hidden))
         return out
 
+    def states(self, prompts: Int, responses: Int, mask: Float) -> Float:
+        """(rows, C) what logits and values are linear in, where the mask is 1, row after row; keeps nothing."""
+        _, hidden = self._forward(prompts, responses, mask, "values", False, self._scratch.begin())
+        return hidden.copy()
+
     def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
         get = self._scratch.begin()

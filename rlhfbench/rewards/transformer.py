@@ -118,15 +118,26 @@ def read_scores(
     backbone: TransformerPolicy, prompts: Int, responses: Int, mask: Float, *, keep: bool = True
 ) -> tuple[Float, Int]:
     """(B,) values at the states after the replies' last tokens, and how many tokens come before."""
+    longer, ends, lengths = after(backbone, responses, mask)
+    values = backbone.values(prompts, longer, ends, keep=keep)
+    return values[np.arange(len(lengths)), lengths], lengths
+
+
+def read_states(backbone: TransformerPolicy, prompts: Int, responses: Int, mask: Float) -> Float:
+    """(B, C) what the values are linear in, at the states after the replies' last tokens."""
+    longer, ends, _ = after(backbone, responses, mask)
+    return backbone.states(prompts, longer, ends)
+
+
+def after(backbone: TransformerPolicy, responses: Int, mask: Float) -> tuple[Int, Float, Int]:
+    """Responses (B, T + 1), a mask that leaves the place after each one's last token alone, and where that is (B,)."""
     B, T = responses.shape
     if backbone.max_length <= T:
         raise ValueError(f"responses: came with {T} tokens, at most {backbone.max_length - 1} are needed")
     lengths = np.max(np.where(mask > 0, np.arange(1, T + 1), 0), axis=1, initial=0)
     longer = np.zeros((B, T + 1), np.int64)
     longer[:, :T] = responses
-    ends = at(lengths, np.ones(B, backbone.params.dtype), T + 1)
-    values = backbone.values(prompts, longer, ends, keep=keep)
-    return values[np.arange(B), lengths], lengths
+    return longer, at(lengths, np.ones(B, backbone.params.dtype), T + 1), lengths
 
 
 def at(places: Int, numbers: Float, width: int) -> Float:

@@ -228,13 +228,13 @@ def start_from(sft: TransformerPolicy, head: float, rng: np.random.Generator) ->
     With a head of 0 the first batches alone decide which way the backbone is turned, at a learning rate this high.
     A random one, as in Stiennon et al. 2020 (arXiv 2009.01325), turns every number of it from the first batch on.
     """
-    backbone = _with_one_more_place(sft)
+    backbone = with_one_more_place(sft)
     value = views(backbone.params, backbone.sizes).value
     value[:] = rng.normal(scale=head, size=len(value))
     return backbone
 
 
-def _with_one_more_place(sft: TransformerPolicy) -> TransformerPolicy:
+def with_one_more_place(sft: TransformerPolicy) -> TransformerPolicy:
     """A copy with a place for the state after T tokens, which begins as that before; its value head is 0."""
     dtype = sft.params.dtype.type
     more = blank(sft.sizes, sft.vocab_size, sft.max_length + 1, sft.prompt_length, dtype)

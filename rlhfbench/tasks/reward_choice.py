@@ -61,6 +61,12 @@ class RewardOptions:
         Leave out pairs that a reward model trained on other pairs contradicts.
     rm_folds : int, optional
         Parts into which the filter divides the pairs; 5 unless given.
+    rm_student : {"none", "ridge", "bag"}
+        What algorithms ask: the reward itself, or a linear model that is fitted to its scores, of the SFT policy's
+        frozen features or of a bag of the reply's tokens (docs/distillation.md).
+    rm_ridge : float, optional
+        Strength of that fit's penalty, in units of a feature's mean square; unless given by generalised
+        cross-validation.
     """
 
     rm_layers: int | None = None
@@ -79,6 +85,8 @@ class RewardOptions:
     rm_length_penalty: float | None = None
     rm_filter: Literal["none", "agreement"] = "none"
     rm_folds: int | None = None
+    rm_student: Literal["none", "ridge", "bag"] = "none"
+    rm_ridge: float | None = None
 
     strengths: ClassVar[bool] = False
     """Whether the task's annotators say how much better a reply is."""
@@ -139,6 +147,9 @@ def check_reward_model(rm: str, options: RewardOptions) -> None:
         needed = "left out unless rm_filter=agreement"
         require(o.rm_filter == "agreement", "rm_folds", o.rm_folds, needed)
         require(2 <= o.rm_folds <= 100, "rm_folds", o.rm_folds, "between 2 and 100")
+    if o.rm_ridge is not None:
+        require(o.rm_student != "none", "rm_ridge", o.rm_ridge, "left out without rm_student")
+        require(o.rm_ridge > 0, "rm_ridge", o.rm_ridge, "above 0")
 
 
 def _check_loss(o: RewardOptions) -> None:
