@@ -112,8 +112,8 @@ LAYERS = {
     ),
     "rlhfbench.reward_student": f"{KERNELS} compute reward_models rewards.distilled sft tasks.* types",
     "rlhfbench.prepare": (
-        "kernels.flops compute cost_models errors policy_choice reward_models reward_student rewards.* rewards.gold seeding"
-        " sft tasks.* types verifiers"
+        "kernels.flops compute cost_models errors policy_choice reward_models reward_student rewards.* rewards.gold"
+        " seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.oracle": "errors types",
     "rlhfbench.worlds": (

@@ -56,7 +56,6 @@ class PPOLagrangianConfig(PPOConfig):
     "ppo_lagrangian",
     PPOLagrangianConfig,
     needs={"reward_model", "cost_model"},
-    presets={"shaped": {"lambda_lr": 0.0}},
     policy_defaults={"transformer": {**POLICY_DEFAULTS["transformer"], "cost_limit": -1.1}},
     cautions=cautions,
 )
