@@ -83,4 +83,5 @@ def ppo_lagrangian(setup: Setup, config: PPOLagrangianConfig) -> Iterator[Metric
 def penalised(setup: Setup, episodes: Episodes, costs: Float, multiplier: float) -> Episodes:
     """The same replies with (R - lambda C) / (1 + lambda) for their scores."""
     setup.charge("elementwise", 3 * len(costs))
-    return replace(episodes, scores=(episodes.scores - multiplier * costs) / (1.0 + multiplier))
+    scores = (episodes.scores - multiplier * costs) / (1.0 + multiplier)
+    return replace(episodes, scores=scores, steps=None)  # costs are of whole replies
