@@ -55,7 +55,7 @@ def _line_of(entry: Mapping[str, Any]) -> str:
 
 def _policy_defaults(entry: Mapping[str, Any]) -> list[Block]:
     return [
-        Note(f"beside a {policy.replace('/', ' and a ')}: {_fields(values)}", "dim", indent=4)
+        Note(f"beside a {policy.replace('/gold', ', rewarded by gold')}: {_fields(values)}", "dim", indent=4)
         for policy, values in entry["policy_defaults"].items()
     ]
 

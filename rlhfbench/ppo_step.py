@@ -23,11 +23,11 @@ from .types import Float, Int, Metrics, Optimizer, Setup
 
 POLICY_DEFAULTS = {
     "transformer": {"updates": 40, "learning_rate": 2e-3, "beta": 0.2},
-    "transformer/verifier": {"updates": 40, "learning_rate": 2e-3, "beta": 0.04},
+    "transformer/gold": {"updates": 40, "learning_rate": 2e-3, "beta": 0.04},
 }
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies.
 
-With a verifier, chosen for arithmetic: it cannot be over-optimised, so that GRPO's published beta does.
+Where gold itself is the reward, chosen for arithmetic: it cannot be over-optimised, so that GRPO's published beta does.
 """
 
 

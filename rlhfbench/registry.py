@@ -209,8 +209,7 @@ def parse_arm(
         raise InputError(f"{spec.name}: its configuration has to be a dataclass, got {spec.config!r}")
     kind = split_overrides(policy)[0]
     values: dict[str, Any] = dict(spec.policy_defaults.get(kind, {}))
-    if reward != "model":
-        values.update(spec.policy_defaults.get(f"{kind}/verifier", {}))
+    values.update(spec.policy_defaults.get(f"{kind}/{reward}", {}))
     if preset is not None:
         values.update(_preset_fields(spec, preset))
     fields = spec.config.__dataclass_fields__

@@ -409,8 +409,8 @@ def register(
     presets : mapping, optional
         `name@preset` overrides these fields.
     policy_defaults : mapping, optional
-        With the policy of this name, such as "transformer", these fields have other defaults; "transformer/verifier":
-        with it where a program rewards.
+        With the policy of this name, such as "transformer", these fields have other defaults; "transformer/gold":
+        with it where gold itself, a verifier, is the reward.
     cautions : callable (configuration) -> list of str, optional
         What a person should know before a run with this configuration; shown once, and kept with the run.
     """

@@ -32,11 +32,11 @@ from ..types import Flags, Float, Metrics, Optimizer, Setup, StepRewards, regist
 
 POLICY_DEFAULTS = {
     "transformer": {"updates": 40, "learning_rate": 2e-3, "beta": 0.2},
-    "transformer/verifier": {"updates": 120, "learning_rate": 4e-3, "beta": 0.04},
+    "transformer/gold": {"updates": 120, "learning_rate": 4e-3, "beta": 0.04},
 }
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies.
 
-With a verifier, chosen for arithmetic: it cannot be over-optimised, so that the paper's beta does.
+Where gold itself is the reward, chosen for arithmetic: it cannot be over-optimised, so that the paper's beta does.
 """
 
 Name: TypeAlias = Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo"]

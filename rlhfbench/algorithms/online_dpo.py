@@ -20,11 +20,11 @@ from ..types import Metrics, Optimizer, Setup, register
 
 POLICY_DEFAULTS = {
     "transformer": {"updates": 40, "learning_rate": 2e-3, "beta": 0.3},
-    "transformer/verifier": {"updates": 120, "learning_rate": 2e-3, "beta": 0.1},
+    "transformer/gold": {"updates": 120, "learning_rate": 2e-3, "beta": 0.1},
 }
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies.
 
-With a verifier, chosen for arithmetic: there is more to learn.
+Where gold itself is the reward, chosen for arithmetic: there is more to learn.
 """
 
 

@@ -18,11 +18,11 @@ from ..types import Metrics, Optimizer, Setup, register
 
 POLICY_DEFAULTS = {
     "transformer": {"updates": 20, "learning_rate": 2e-3},
-    "transformer/verifier": {"updates": 120, "learning_rate": 4e-3},
+    "transformer/gold": {"updates": 120, "learning_rate": 4e-3},
 }
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies.
 
-With a verifier, chosen for arithmetic: there is more to learn.
+Where gold itself is the reward, chosen for arithmetic: there is more to learn.
 """
 
 

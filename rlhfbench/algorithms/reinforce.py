@@ -19,11 +19,11 @@ from ..types import Metrics, Setup, register
 
 POLICY_DEFAULTS = {
     "transformer": {"learning_rate": 2e-3},
-    "transformer/verifier": {"learning_rate": 2e-3, "beta": 0.04},
+    "transformer/gold": {"learning_rate": 2e-3, "beta": 0.04},
 }
 """Chosen for the default world, where a transformer needs other step sizes than log-linear policies.
 
-With a verifier, chosen for arithmetic: it cannot be over-optimised, so that GRPO's published beta does.
+Where gold itself is the reward, chosen for arithmetic: it cannot be over-optimised, so that GRPO's published beta does.
 """
 
 
