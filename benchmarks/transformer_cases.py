@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels import flops
-from rlhfbench.algorithms import dpo, ppo
+from rlhfbench import ppo_step
+from rlhfbench.algorithms import dpo
 from rlhfbench.optimizer import AdamW
 from rlhfbench.pair_training import pair_step
 from rlhfbench.policies._buffers import scratch
@@ -46,7 +47,7 @@ SIZES = {"width 64": Size(), "width 32": Size(width=32, vocab=64)}
 
 @dataclass
 class Setup:
-    """What `pair_step`, `rollouts.collect` and `ppo.minibatch_step` ask for; `done` is the work of each kind."""
+    """What `pair_step`, `rollouts.collect` and `ppo_step.minibatch_step` ask for; `done` is the work of each kind."""
 
     policy: TransformerPolicy
     reference: TransformerPolicy
@@ -133,9 +134,9 @@ def padded(size: Size) -> tuple[Int, Int, Float, Float]:
     )
 
 
-def ppo_config(size: Size) -> ppo.PPOConfig:
+def ppo_config(size: Size) -> ppo_step.PPOConfig:
     return replace(
-        ppo.PPOConfig(),
+        ppo_step.PPOConfig(),
         batch_size=size.rows,
         num_mini_batches=size.minibatches,
         num_ppo_epochs=size.epochs,
@@ -160,12 +161,12 @@ def ppo_update(setup: Setup, size: Size) -> Call:
 
     def update() -> list[float]:
         episodes = collect(setup, setup.prompts(config.batch_size))
-        targets = ppo.advantages_and_returns(setup, config, episodes, config.beta)
+        targets = ppo_step.advantages_and_returns(setup, config, episodes, config.beta)
         steps = [
-            ppo.minibatch_step(
+            ppo_step.minibatch_step(
                 setup, config, optimizer, episodes.take(index), targets.take(index), config.beta
             )
-            for index in ppo.minibatches(setup, config)
+            for index in ppo_step.minibatches(setup, config)
         ]
         return [step["loss/policy_avg"] + config.vf_coef * step["loss/value_avg"] for step in steps]
 

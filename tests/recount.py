@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import counted as numbers
 from counted import Counted, counted
 
-from rlhfbench import metrics, optimizer, prepare, run, sft
+from rlhfbench import metrics, optimizer, prepare, run, run_setup, sft
 from rlhfbench.compute import ComputeMeter
 from rlhfbench.cost_models import Costs
 from rlhfbench.policies.linear import LinearPolicy
@@ -270,7 +270,7 @@ def recounted_sft():
 
 
 def main(arm_text, wrong=-1, times=1):
-    optimizer.AdamW = sft.AdamW = run.AdamW = CountedAdamW
+    optimizer.AdamW = sft.AdamW = run_setup.AdamW = CountedAdamW
     diagnostics = ("mean", "sequence_mean", "sequence_difference", "accuracy", "implicit_rewards")
     for name in diagnostics:  # they are free
         for module in list(sys.modules.values()):
