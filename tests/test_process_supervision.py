@@ -8,7 +8,8 @@ import pytest
 from test_arithmetic import prompt
 from test_online_methods import B, G, World
 
-from rlhfbench.algorithms import grpo, ppo
+from rlhfbench import ppo_step
+from rlhfbench.algorithms import grpo
 from rlhfbench.errors import InputError
 from rlhfbench.harness import compare
 from rlhfbench.kl_penalty import estimates
@@ -92,10 +93,10 @@ def test_who_does_not_ask_for_steps_takes_the_score(name):
 
 
 def test_ppo_pays_each_step_where_it_ends():
-    world, config = World(), ppo.PPOConfig(batch_size=B, gamma=0.9, lam=0.8)
+    world, config = World(), ppo_step.PPOConfig(batch_size=B, gamma=0.9, lam=0.8)
     world.reward_model = EachWord()
     episodes = collect(world, world.prompts(B))
-    found = ppo.advantages_and_returns(world, config, episodes, 0.3)
+    found = ppo_step.advantages_and_returns(world, config, episodes, 0.3)
     penalty = 0.3 * estimates(world, "k1:reward", episodes.replies, episodes.logprobs, episodes.ref_logprobs)
     rewards = EachWord().rewards(*episodes.replies).tokens - penalty
     values = world.policy.values(*episodes.replies, keep=False)
@@ -257,10 +258,10 @@ def test_a_world_has_them(policy):
         assert world.meter.flops["rm_train"] > 0
         result = run(world, parse_arm("ppo:updates=2,batch_size=16"))
         assert result.status == "done"
-        assert result.compute["labels"] == world.solution_labels
+        assert result.compute["labels"] == world.own_labels
         paired = run(world, parse_arm("dpo:epochs=1"))
         assert paired.compute["labels"] == len(world.preferences)
-    assert worlds["outcome"].solution_labels == 64 < worlds["process"].solution_labels
+    assert worlds["outcome"].own_labels == 64 < worlds["process"].own_labels
     np.testing.assert_array_equal(*(world.reference.params for world in worlds.values()))
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from kernels import policy_gradient
-from rlhfbench.algorithms import grpo, ppo, rloo
+from rlhfbench import ppo_step
+from rlhfbench.algorithms import grpo, rloo
 from rlhfbench.registry import parse_arm
 from rlhfbench.rollouts import Episodes, penalised_scores
 
@@ -119,7 +120,7 @@ def test_advantages_and_returns_of_ppo(kind):
     logprobs, ref_logprobs = GIVEN["old_logprobs"], GIVEN["ref_logprobs"]
     episodes = Episodes(*episodes.replies[:2], full, logprobs, ref_logprobs, GIVEN["scores"])
     config = parse_arm(f"ppo:beta=0.3,gamma=0.98,lam=0.95,kl={kind}:reward").config
-    found = ppo.advantages_and_returns(setup, config, episodes, config.beta)
+    found = ppo_step.advantages_and_returns(setup, config, episodes, config.beta)
     expected = KEPT["cases"][f"ppo, {kind}"]
     np.testing.assert_allclose(found.returns, expected["returns"], rtol=1e-9)
     bessel = np.sqrt((full.size - 1) / full.size)  # TRL divides by the sample's deviation
@@ -131,8 +132,8 @@ def test_scores_beyond_the_clip_count_as_the_clip():
     config = parse_arm("ppo:beta=0.3,score_clip=0.5").config
     clipped = replace(episodes, scores=np.array([0.4, -0.5, 0.5, 0.3, -0.2, 0.5]))
     assert (clipped.scores != episodes.scores).sum() == 3
-    found = ppo.advantages_and_returns(setup, config, episodes, config.beta)
-    expected = ppo.advantages_and_returns(setup, parse_arm("ppo:beta=0.3").config, clipped, config.beta)
+    found = ppo_step.advantages_and_returns(setup, config, episodes, config.beta)
+    expected = ppo_step.advantages_and_returns(setup, parse_arm("ppo:beta=0.3").config, clipped, config.beta)
     np.testing.assert_array_equal(found.returns, expected.returns)
 
 
@@ -143,9 +144,9 @@ def test_losses_of_ppo():
     setup.policy.backward = lambda d_logits, d_values: kept.update(d_values=d_values, d_logits=d_logits)
     returns = GIVEN["old_values"] + GIVEN["scores"][:, None]
     advantages = np.broadcast_to(GIVEN["advantages"][:, None], returns.shape)
-    targets = ppo.Targets(GIVEN["old_values"], advantages, returns)
+    targets = ppo_step.Targets(GIVEN["old_values"], advantages, returns)
     config = parse_arm("ppo:vf_coef=0.1").config
-    metrics = ppo.minibatch_step(setup, config, OPTIMIZER, episodes, targets, config.beta)
+    metrics = ppo_step.minibatch_step(setup, config, OPTIMIZER, episodes, targets, config.beta)
     expected = KEPT["cases"]["ppo, loss"]
     assert metrics["loss/policy_avg"] == pytest.approx(expected["policy"])
     assert metrics["loss/value_avg"] == pytest.approx(expected["value"])
