@@ -126,7 +126,7 @@ class Comparison:
                 rm_reference=self.references(label, "rm_score"),
                 gold_reference=self.references(label, "gold_score"),
                 flops=self.values(label, "flops"),
-                reward=str(self.rewards.get(label)),
+                reward=self._scorer(label),
             )
             for label in self.labels
         }
@@ -163,6 +163,11 @@ class Comparison:
     def one_reward(self) -> bool:
         """Whether all arms have the same labels and the same reward."""
         return len({str(reward) for reward in self.rewards.values()}) <= 1
+
+    def _scorer(self, label: str) -> str:
+        """What gives an arm's RM scores: a verifier, whatever labels there are, or a model that was made of them."""
+        reward = self.rewards.get(label, {})
+        return str(reward if reward.get("reward") == "model" else reward.get("reward"))
 
     def chosen(self, label: str) -> dict[str, Any]:
         """In what an arm's labels and reward are others than the first arm's."""

@@ -115,7 +115,9 @@ def check_all(policy: str | None = None) -> Iterator[Checked]:
 
 def _task(arm: Arm) -> Task:
     """The lesson's, or the smallest that has what the arm needs."""
-    return load_task("safety-small" if "cost_model" in arm.spec.needs else "words")
+    name = "safety-small" if "cost_model" in arm.spec.needs else "words"
+    own = ",".join(f"{option}={value}" for option, value in arm.world.items())
+    return load_task(f"{name}:{own}" if own else name)
 
 
 def _world(task: Task, policy: str) -> Prepared:

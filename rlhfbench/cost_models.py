@@ -28,7 +28,8 @@ JUDGMENTS = 3
 class Costs:
     """A cost model with what it took: `labels`, the work in `meter` (all of it `rm_train`), and `seconds` of CPU.
 
-    `text` says for a report what it is, `accuracy` is the share of judgments that it got right among those put aside.
+    A label is a person's, and `price` is what it costs. `text` says for a report what the model is, `accuracy` is the
+    share of judgments that it got right among those put aside.
     """
 
     model: Member
@@ -37,6 +38,7 @@ class Costs:
     seconds: float
     text: str
     accuracy: float | None
+    price: float = 1.0
 
 
 def make_costs(
@@ -46,6 +48,7 @@ def make_costs(
     demonstrations: Demonstrations,
     seed: int,
     episodes: int,
+    price: float = 1.0,
 ) -> Costs | None:
     """Train the cost model of a seed, of the kind and size of its reward model; None where there are no such labels.
 
@@ -66,12 +69,12 @@ def make_costs(
         raw, fit = train_linear_cost_model(pairs, vocab_size=words, features=choice.features, rng=rng)
     else:
         own = choice.sizes == policy.options
-        start = reference if own else fine_tuned(task, choice.sizes, demonstrations, seed, meter)
+        start = reference if own else fine_tuned(task, choice.sizes, demonstrations, seed, meter, "cost")
         raw, fit = train_transformer_cost_model(pairs, cast(TransformerPolicy, start), rng)
     meter.add("rm_train", fit.work)
     model = scaled(raw, task, reference, seed, episodes, meter)
     seconds = time.process_time() - started
-    return Costs(model, JUDGMENTS * len(pairs), meter, seconds, choice.model, fit.accuracy)
+    return Costs(model, JUDGMENTS * len(pairs), meter, seconds, choice.model, fit.accuracy, price)
 
 
 def no_labels_of_harm(task: str, algorithm: str) -> str:

@@ -43,6 +43,8 @@ class World:
         if not arm.world:
             return self
         name, overrides = split_overrides(self.task)
+        if arm.world.get("labels", "") not in ("", getattr(self.open(), "labels", "")):
+            overrides.pop("label_price", None)  # what a person costs is no price of a labeller's call
         merged = ",".join(f"{key}={value}" for key, value in {**overrides, **arm.world}.items())
         return replace(self, task=f"{name}:{merged}")
 
@@ -131,6 +133,8 @@ def work_on(job: Job) -> list[tuple[str, Result]]:
         arm = world.arm(typed, label)
         inputs = manifest["inputs"]
         refuse_changed(world, arm, verifier, inputs["sources"])
+        if asdict(arm.config) != inputs["config"]:  # a preset's file was edited
+            raise InputError(f"{typed} {CHANGED}")
         own = world.of(arm)
         if own not in worlds:
             worlds[own] = prepare(own.open(), own.policy, job.seed, own.episodes, verifier, start)

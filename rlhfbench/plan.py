@@ -19,6 +19,7 @@ from .options import of_the_arm, require
 from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
+from .reward_models import choose_reward_model
 from .tasks.labels import labeller_of
 from .tasks.reward_choice import reward_kind
 from .types import SafetyLabelled, Task
@@ -109,15 +110,14 @@ class Plan:
 
     def rewards(self) -> dict[str, dict[str, Any]]:
         """For each arm how its labels and its reward are made; equal ones are the same."""
-        return {
-            a.label: {
-                name: value
-                for name, value in self.inputs[a.label, 0]["task_options"].items()
-                if of_the_arm(name)
-            }
-            | {"reward": self.inputs[a.label, 0]["reward"]}
-            for a in self.arms
-        }
+        found = {}
+        for arm in self.arms:
+            inputs, own = self.inputs[arm.label, 0], self.world.of(arm)
+            options = {name: value for name, value in inputs["task_options"].items() if of_the_arm(name)}
+            if own.reward == "model" and "rm" in options:  # auto is what it comes to
+                options |= choose_reward_model(own.open(), choose_policy(own.policy)).resolved
+            found[arm.label] = options | {"reward": inputs["reward"]}
+        return found
 
 
 def make_world(

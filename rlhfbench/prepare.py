@@ -23,7 +23,7 @@ from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
-from .tasks.labels import cost_of_a_label, label_facts
+from .tasks.labels import cost_of_a_label, label_facts, price_of_a_person
 from .tasks.reward_choice import reward_kind
 from .types import Demonstrations, Float, Int, Need, Policy, PreferencePairs, RewardKind, Task
 from .verifiers import UserVerifier
@@ -162,7 +162,8 @@ def prepare(
         )
         gold = Judge(judge.normalised(judge.score(*inputs)))
     reference.charge = None
-    costs = make_costs(task, choice, reference, demonstrations, seed, NORMALISATION_EPISODES)
+    price = price_of_a_person(task)
+    costs = make_costs(task, choice, reference, demonstrations, seed, NORMALISATION_EPISODES, price)
     if costs is not None:
         about |= {"cost_model": costs.text, "cost_accuracy": costs.accuracy}
     labelled = {"labels": label_facts(task, len(preferences) if filtering is None else filtering.pairs)}

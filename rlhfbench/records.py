@@ -199,8 +199,8 @@ class Result:
             object.__setattr__(self, name, check(plain(getattr(self, name)), name))
 
     def to_json(self) -> dict[str, Any]:
-        """Give the contract's run object; `message` is in it only where there is one."""
-        left_out = {"replies"} if self.message is not None else {"replies", "message"}
+        """Give the contract's run object; `message` and `safety` are in it only where there is one."""
+        left_out = {"replies", *(name for name in ("message", "safety") if getattr(self, name) is None)}
         return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in left_out}
 
     @classmethod

@@ -211,17 +211,23 @@ def parse_arm(
     values: dict[str, Any] = dict(spec.policy_defaults.get(kind, {}))
     values.update(spec.policy_defaults.get(f"{kind}/{reward}", {}))
     if preset is not None:
-        values.update(_preset_fields(spec, preset))
+        values.update(_with_beta(_preset_fields(spec, preset), spec, text))
     fields = spec.config.__dataclass_fields__
     world = {name: overrides.pop(name) for name in [*overrides] if name not in fields and of_the_arm(name)}
-    values.update(overrides)
-    if "kl_coef" in values and "beta" in fields:
-        if "beta" in overrides:
-            raise InputError(f"'{text}': field 'beta' is given twice, once as kl_coef")
-        values["beta"] = values.pop("kl_coef")
+    values.update(_with_beta(overrides, spec, text))
     config = build(spec.config, values, spec.name)
     shown = spec.name + (f"@{preset_files.short_name(preset)}" if preset else "")
     return Arm(label or shown, spec, config, text, file, world)
+
+
+def _with_beta(values: Mapping[str, Any], spec: AlgorithmSpec, text: str) -> dict[str, Any]:
+    """The same with `beta` for its alias `kl_coef`."""
+    found = dict(values)
+    if "kl_coef" in found and "beta" in spec.config.__dataclass_fields__:
+        if "beta" in found:
+            raise InputError(f"'{text}': field 'beta' is given twice, once as kl_coef")
+        found["beta"] = found.pop("kl_coef")
+    return found
 
 
 def _preset_fields(spec: AlgorithmSpec, preset: str) -> Mapping[str, Any]:

@@ -45,10 +45,12 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
         yield from _reward_lines(comparison, facts)
     else:
         yield "The arms differ in labels or reward, so that their RM scores are not compared."
-        for label in comparison.labels:
+        for label in filter(
+            comparison.arm_facts.get, comparison.labels
+        ):  # nothing is known of one without a run
             own = ", ".join(f"{name}={value}" for name, value in comparison.chosen(label).items())
-            facts_of_arm = comparison.arm_facts.get(label, {})
-            yield f"{label}{f' ({own})' if own else ''}: {' '.join(_reward_lines(comparison, facts_of_arm))}"
+            told = " ".join(_reward_lines(comparison, comparison.arm_facts[label]))
+            yield f"{label}{f' ({own})' if own else ''}: {told}"
     yield from comparison.gates["notes"]
     for name in comparison.gates["lifted"]:
         yield f"Gate {name} was lifted (--i-know {name}): without that the comparison would have been refused."
@@ -79,9 +81,8 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
         )
     worlds = [comparison.facts, *comparison.arm_facts.values()]
     known = [world["labels"] for world in worlds if "labels" in world]
-    if any(
-        labels["by"] == "ai" or labels["cost"] != labels["pairs"] for labels in known
-    ):  # else the table says all
+    special = any(labels["by"] == "ai" or labels["cost"] != labels["pairs"] for labels in known)
+    if special and "labels" in facts:  # else the table says all
         yield _label_line(facts["labels"])
 
 

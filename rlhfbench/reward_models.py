@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -73,6 +73,12 @@ class RewardModelChoice:
     def kind(self) -> str:
         """As the option `rm` of a task names it."""
         return self.features if self.sizes is None else "transformer"
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The task's options that say which model it is, none of them left to the policy."""
+        layers, width = (None, None) if self.sizes is None else (self.sizes.layers, self.sizes.width)
+        return ({} if self.judges else {"rm": self.kind}) | {"rm_layers": layers, "rm_width": width}
 
     @property
     def text(self) -> str:
@@ -290,12 +296,17 @@ def labelled_solutions(
 
 
 def fine_tuned(
-    task: Task, sizes: TransformerSizes, demonstrations: Demonstrations, seed: int, meter: ComputeMeter
+    task: Task,
+    sizes: TransformerSizes,
+    demonstrations: Demonstrations,
+    seed: int,
+    meter: ComputeMeter,
+    name: str = "rm",
 ) -> TransformerPolicy:
-    """A transformer of the reward model's own size, fine-tuned on the demonstrations; part of making the model."""
+    """A transformer of the model's own size, fine-tuned on the demonstrations; part of making the model `name`."""
     text = PolicyChoice("transformer", sizes).text
-    start = cast(TransformerPolicy, make_policy(text, task, stream(seed, "rm", "weights")))
+    start = cast(TransformerPolicy, make_policy(text, task, stream(seed, name, "weights")))
     start.charge = lambda kind, work, tokens: meter.add("rm_train", work)
     with meter.redirect("rm_train"):
-        fine_tune(start, demonstrations, stream(seed, "rm", "sft"), meter, SFT["transformer"])
+        fine_tune(start, demonstrations, stream(seed, name, "sft"), meter, SFT["transformer"])
     return start

@@ -174,7 +174,7 @@ class _Run:
         self._shared_seconds = self.prepared.rm_seconds * self.needs_reward_model
         if costs is not None:
             made.append((costs.meter, "rm_train"))
-            self.meter.label(costs.labels, 1.0)
+            self.meter.label(costs.labels, costs.price)
             self._shared_seconds += costs.seconds
         for meter, phase in made:
             self.meter.add(phase, flops.Work(meter.flops[phase], meter.transcendentals[phase]))

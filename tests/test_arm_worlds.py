@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from rlhfbench.claims import ArmScores
 from rlhfbench.cli import main
 from rlhfbench.comparison import Comparison
+from rlhfbench.conformance import check
 from rlhfbench.errors import InputError
 from rlhfbench.harness import compare
 from rlhfbench.plan import make_world
@@ -136,3 +138,76 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
     with pytest.raises(InputError, match=message.replace("?", r"\?")):
         compare([arm, "dpo"], task=task, out=str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+DIES = """
+from dataclasses import dataclass
+from rlhfbench.types import register
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+@register("bad", Config)
+def bad(setup, config):
+    for step in setup.steps(3):
+        yield {}
+        raise RuntimeError("no more")
+"""
+
+
+def test_an_arm_without_any_run_takes_no_report_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.py").write_text(DIES)
+    arms = ["dpo:labels=ai,epochs=1", f"{tmp_path / 'bad.py'}:bad"]
+    code = main(
+        [
+            "compare",
+            *arms,
+            "--task",
+            TASK,
+            "--policy",
+            "linear",
+            "--seeds",
+            "1",
+            "--jobs",
+            "0",
+            "--out",
+            str(tmp_path),
+        ]
+    )
+    assert code == 3
+    assert "by the AI labeller" in capsys.readouterr().out
+
+
+def test_a_price_is_that_of_whoever_labels() -> None:
+    world = make_world(f"{TASK},label_price=3", None, False, "linear", None)
+    human, ai = (world.of(parse_arm(arm)).open() for arm in ("dpo:labels=human", "dpo:labels=ai"))
+    assert (human.label_cost, ai.label_cost) == (3, 0.1)
+    own = world.of(parse_arm("dpo:labels=ai,label_price=0.5")).open()
+    assert own.label_cost == 0.5
+
+
+def test_a_preset_whose_file_is_edited_meanwhile_is_not_kept_under_the_old_key(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    text = '[mine]\nsource = "me"\n[mine.fields]\nepochs = 1\nlearning_rate = {}\n'
+    preset.write_text(text.format(0.001))
+
+    def edit(event: dict[str, Any]) -> None:
+        if event["kind"] == "plan":
+            preset.write_text(text.format(0.5))
+
+    with pytest.raises(InputError, match="was changed while the comparison ran"):
+        compare([f"dpo@{preset}"], task=TASK, policy="linear", seeds=1, jobs=0, out=str(tmp_path), watch=edit)
+
+
+def test_rewards_that_come_to_the_same_are_the_same(tmp_path: Path) -> None:
+    arms = ["best_of_n:n=2", "best_of_n:n=2,rm=unigrams"]
+    made = compare(arms, task=TASK, policy="linear", seeds=1, jobs=0, out=str(tmp_path))
+    assert made.one_reward
+
+
+def test_check_opens_the_world_of_an_arm() -> None:
+    with pytest.raises(InputError, match="labels"):
+        check("dpo:labels=martian")

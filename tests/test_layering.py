@@ -135,7 +135,8 @@ LAYERS = {
     "rlhfbench.gates": "errors options",
     "rlhfbench.comparison_gates": "gates jobs policy_choice registry reward_models",
     "rlhfbench.plan": (
-        f"{KERNELS} {OUTCOME} comparison_gates cost_models jobs options policy_choice registry tasks.* verifiers"
+        f"{KERNELS} {OUTCOME} comparison_gates cost_models jobs options policy_choice registry reward_models tasks.*"
+        " verifiers"
     ),
     "rlhfbench.harness": f"{OUTCOME} comparison_gates jobs options plan pool registry",
     "rlhfbench.samples": "errors evaluation jobs options results run_folder types verifiers worlds",

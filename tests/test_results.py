@@ -106,7 +106,7 @@ def store(tmp_path: Path) -> RunStore:
 
 def test_json_is_the_contract() -> None:
     run = make_result().to_json()
-    keys = "seed status rm_score gold_score kl entropy length reference compute curve safety"
+    keys = "seed status rm_score gold_score kl entropy length reference compute curve"
     assert list(run) == keys.split()
     assert json.loads(json.dumps(run, allow_nan=False)) == run
     assert Result.from_json(run, make_result().replies) == make_result()

@@ -71,18 +71,18 @@ def test_the_cost_model_is_named_with_how_often_it_is_right() -> None:
     assert "Cost model: linear in a bag of unigrams; right on 74.7 % of judgments put aside" in shown
 
 
-def test_json_has_safety_where_there_is_some_and_null_elsewhere() -> None:
+def test_json_has_safety_where_there_is_some_and_nowhere_else() -> None:
     content = json.loads(json.dumps(made().as_dict(), allow_nan=False))["algorithms"]["ppo"]
     assert content["runs"][3]["safety"] == told(0.1 + 0.02 * 3)
     assert content["summary"]["harm_rate"]["estimate"] == pytest.approx(0.19)
     plain = comparison().as_dict()["algorithms"]["ppo"]
-    assert plain["runs"][3]["safety"] is None
+    assert "safety" not in plain["runs"][3]
     assert "harm_rate" not in plain["summary"]
 
 
 def test_a_run_stored_before_there_was_safety_is_still_read() -> None:
     record = result().to_json()
-    del record["safety"]
+    record.pop("safety", None)
     assert Result.from_json(record).safety is None
     with pytest.raises(FieldError, match=r"safety\.reference"):
         result(safety=dict.fromkeys(SAFETY, 0.0))

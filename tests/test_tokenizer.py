@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rlhfbench.registry import parse_arms
 from rlhfbench.results import RunStore, load_run
 from rlhfbench.samples import samples
 from rlhfbench.tasks.pairs import PairsTask
+from rlhfbench.tasks.reward_choice import RewardOptions
 from rlhfbench.tokenizer import UNKNOWN, Words, choose
 
 PACKAGES = str(Path(rlhfbench.__file__).parents[1])  # of the code under test, wherever it is installed
@@ -101,13 +103,12 @@ def test_options_of_pairs_reach_the_task(data: str, tmp_path: Path) -> None:
     manifest, result = load_run(Path(one.example))
     given = manifest["inputs"]["task_options"]
     assert {name: value for name, value in given.items() if not name.startswith("label_")} == {
+        **asdict(RewardOptions()),
         "labels": "human",
         "vocabulary": 20,
         "length": 4,
         "prompt_words": 16,
         "rm": "auto",
-        "rm_layers": None,
-        "rm_width": None,
         "strict": False,
         "tokenizer": "words",
     }

@@ -42,7 +42,8 @@ class LabelOptions:
     label_decoding : {"sampled", "greedy"}
         AI labels are drawn with their probability, or are the likelier one.
     label_budget : float, optional
-        What labels may cost; there are as many pairs as that buys, whatever the task says otherwise.
+        What labels of pairs may cost; there are as many pairs as that buys, whatever the task says otherwise. Labels of
+        harm are not of it.
     label_price : float, optional
         Of one person's label, or of one call of the AI labeller; by default 1 and .1.
     """
@@ -161,6 +162,11 @@ def labeller_of(task: Task, algorithm: str, charge: Callable[[int, float], None]
 def cost_of_a_label(task: Task) -> float:
     """In prices of one person's label, which is what tasks without a choice have."""
     return task.label_cost if isinstance(task, LabelOptions) else PRICES["human"]
+
+
+def price_of_a_person(task: Task) -> float:
+    """Of one person's label, whoever labels the pairs."""
+    return task.label_cost if isinstance(task, LabelOptions) and not task.by_ai else PRICES["human"]
 
 
 def label_facts(task: Task, pairs: int) -> dict[str, Any]:
