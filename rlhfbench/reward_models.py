@@ -9,6 +9,7 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from .compute import ComputeMeter
+from .errors import InputError
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice, TransformerSizes
 from .rankings import Rankable, Rankings, labels_of
@@ -206,8 +207,14 @@ class RewardTrainer:
         replies = self.choice.options.rm_ranking
         if replies == 2 or not isinstance(self.task, Rankable):
             return None
+        price = labels_of(replies)
+        if pairs < price:
+            raise InputError(
+                f"rm_ranking: {replies} came, which takes {price} labels a ranking; {pairs} buy none, "
+                "fewer replies or more labels are needed"
+            )
         with self.meter.redirect("eval"):  # making the data is the world's work, nobody's method
-            n = max(pairs // labels_of(replies), 1)
+            n = pairs // price
             return self.task.rankings(n, replies, stream(self.seed, "rankings"), self.reference)
 
     def agreeing(self, pairs: PreferencePairs) -> Int:
