@@ -9,10 +9,8 @@ import numpy as np
 from kernels import flops
 
 from .compute import ComputeMeter
-from .reward_models import Trained, scores_of
-from .rewards.bradley_terry import LinearRewardModel
+from .reward_models import Single, Trained, scores_of
 from .rewards.distilled import Replies, Ridge, student
-from .rewards.transformer import TransformerRewardModel
 from .sft import Model
 from .tasks.reward_choice import RewardOptions
 from .types import Float, PreferencePairs, Task
@@ -52,9 +50,7 @@ class Distiller:
             "teacher_flops_per_reply": dear / len(seen[0]),
         }
 
-    def fitted(
-        self, teacher: Trained, inputs: Replies
-    ) -> tuple[LinearRewardModel | TransformerRewardModel, Ridge, int]:
+    def fitted(self, teacher: Trained, inputs: Replies) -> tuple[Single, Ridge, int]:
         """The student, whose scores are in its teacher's unit; its fit; and the FLOPs of asking the teacher."""
         seen, _ = _parted(inputs)
         with self.meter.redirect("rm_train"):
