@@ -37,8 +37,9 @@ def judge(arms: Sequence[Arm], world: World, i_know: Collection[str] = ()) -> Ga
         if one.reward != "model":
             continue
         model = choose_reward_model(one.open(), policy)
-        if model.sizes is not None and own is not None:
-            models.append(parameters(model.sizes))
+        _, asked = model.kept
+        if asked is not None and own is not None:
+            models.append(parameters(asked))
         else:
             notes.append(
                 f"Gate rm-size not judged: the reward model ({model.text}) and the policy ({policy.name})"

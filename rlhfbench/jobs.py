@@ -18,8 +18,8 @@ from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
 from .shares import SMALL, compile_share, share_names
-from .tasks.reward_choice import reward_kind, reward_options
-from .types import Metrics, RewardKind, SafetyLabelled, Sampler, Task
+from .tasks.reward_choice import LABELLED, reward_kind, reward_options
+from .types import Metrics, RewardKind, SafetyLabelled, Sampler, Task, Verifiable
 from .verifiers import UserVerifier, open_verifier
 
 
@@ -218,21 +218,48 @@ def reward_models(worlds: Iterable[World]) -> list[str]:
     return list(dict.fromkeys([*own, *judges]))
 
 
-def small_worlds(worlds: Sequence[World]) -> list[str]:
-    """Tasks that together compile what `worlds` train: with their rewards, then with their judge's kind."""
-    if any(isinstance(world.open(), SafetyLabelled) for world in worlds):
-        return [f"{SMALL_SAFETY},rm={model}" for model in reward_models(worlds)]
-    verified = [SMALL_VERIFIED] if any(world.reward != "model" for world in worlds) else []
-    losses = dict.fromkeys(_loss_options(world.open()) for world in worlds if world.reward == "model")
-    tasks = [f"{SMALL},rm={model}" for model in reward_models(worlds)]
-    return [*verified, *tasks, *(f"{tasks[0]},{loss}" for loss in losses if loss)]
+def small_worlds(worlds: Iterable[World]) -> list[str]:
+    """Tasks that together compile what `worlds` train: their rewards, then their judge."""
+    worlds = list(worlds)
+    judges = [f"{SMALL},rm=bigrams" for world in worlds if world.open().gold == "judge"]
+    return list(dict.fromkeys([*map(small_world, worlds), *judges]))
 
 
-def _loss_options(task: Task) -> str:
-    """Options of a reward model whose loss, or whose student, is another kernel than that of pairs."""
+def small_world(world: World) -> str:
+    """The task on which arms of `world` meet the kernels that they need; one that names no `rm` has a verifier."""
+    from .reward_models import choose_reward_model
+
+    task = world.open()
+    like = SMALL_SAFETY if isinstance(task, SafetyLabelled) else SMALL
+    if world.reward != "model":
+        return SMALL_VERIFIED if isinstance(task, Verifiable) else like
+    rm = getattr(task, "rm", "auto")
+    if rm in LABELLED:
+        return f"{SMALL_VERIFIED},rm={rm},rm_solutions=64"
+    model = choose_reward_model(task, choose_policy(world.policy)).kind
+    return ",".join([f"{like},rm={model}", *_loss_options(task)])
+
+
+OTHER_LOSSES = {
+    "rm_temperature": 2,
+    "rm_smoothing": 0.1,
+    "rm_noise": 0.1,
+    "rm_centering": 0.1,
+    "rm_margin": 1,
+    "rm_ranking": 3,
+}
+"""Options that take a reward model to other kernels than pairs alone do, with numbers that stand for all others."""
+
+
+def _loss_options(task: Task) -> list[str]:
+    """Those of a reward model whose loss, or whose student, is another kernel than that of pairs."""
     changed = reward_options(task).changed
-    names = ("rm_noise", "rm_ranking", "rm_ranking_loss", "rm_student")
-    return ",".join(f"{name}={changed[name]}" for name in names if name in changed)
+    names = (*OTHER_LOSSES, "rm_ranking_loss", "rm_student")
+    return [f"{name}={OTHER_LOSSES.get(name, changed[name])}" for name in names if name in changed]
+
+
+def _length(prompt: str, response: str, answer: str | None) -> float:
+    return float(len(response))
 
 
 def worlds_of(job: Job) -> list[World]:
@@ -248,16 +275,18 @@ def compile_in_part(job: Job) -> list[tuple[str, Result]]:
 
 
 def warm_up(job: Job) -> list[tuple[str, Result]]:
-    """Run each arm for two yields on a small world, so that all it needs is compiled; report the time."""
+    """Run each arm for two yields on a small world like its own, so that all it needs is compiled; report the time."""
     from .prepare import prepare
     from .run import run
 
-    policy = job.world.policy
+    policy, stand_in = job.world.policy, UserVerifier("of the warm-up", _length, Path(__file__))
     with _compiling("done"):
-        prepared, *_ = [
-            prepare(load_task(task), policy, job.seed, 8) for task in small_worlds(worlds_of(job))
-        ]
+        prepared = {
+            text: prepare(load_task(text), policy, job.seed, 8, None if "rm=" in text else stand_in)
+            for text in small_worlds(worlds_of(job))
+        }
         for typed, label in job.arms:
+            arm = job.world.arm(typed, label)
             yields: list[float] = []
 
             def count(share: float, metrics: Metrics, yields: list[float] = yields) -> None:
@@ -266,7 +295,7 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
                     raise _Enough
 
             with suppress(_Enough, InputError):  # what a small world lacks is compiled when the arm runs
-                run(prepared, job.world.arm(typed, label), progress=count)
+                run(prepared[small_world(job.world.of(arm))], arm, progress=count)
     _compiled["seconds"] = _shares.pop("seconds")
     _shares.clear()
     return []

@@ -11,7 +11,7 @@ import numpy as np
 from .compute import ComputeMeter
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice, TransformerSizes
-from .rankings import Rankable, Rankings, labels_of
+from .rankings import Rankable, Rankings
 from .rewards.bags import Features
 from .rewards.bradley_terry import train_reward_model
 from .rewards.composed import MEMBERS, ComposedRewardModel, Member, Scheme
@@ -23,7 +23,7 @@ from .rewards.transformer_training import train_transformer_reward_model
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
-from .tasks.reward_choice import LABELLED, RewardOptions, reward_options
+from .tasks.reward_choice import LABELLED, RewardOptions, rankings_bought, reward_options
 from .types import (
     Demonstrations,
     Flags,
@@ -212,8 +212,8 @@ class RewardTrainer:
         replies = self.choice.options.rm_ranking
         if replies == 2 or not isinstance(self.task, Rankable):
             return None
+        n = rankings_bought(replies, pairs)
         with self.meter.redirect("eval"):  # making the data is the world's work, nobody's method
-            n = max(pairs // labels_of(replies), 1)
             return self.task.rankings(n, replies, stream(self.seed, "rankings"), self.reference)
 
     def agreeing(self, pairs: PreferencePairs) -> Int:

@@ -9,8 +9,8 @@ import numpy as np
 from kernels import flops
 
 from .compute import ComputeMeter
-from .reward_models import Trained, scores_of
-from .rewards.distilled import Replies, student
+from .reward_models import Single, Trained, scores_of
+from .rewards.distilled import Replies, Ridge, student
 from .sft import Model
 from .tasks.reward_choice import RewardOptions
 from .types import Float, PreferencePairs, Task
@@ -33,16 +33,12 @@ class Distiller:
         It learns from the scores of three quarters of `inputs`, replies of the reference; of the others R^2 is taken,
         of `pairs` the share that both order alike.
         """
-        n = len(inputs[0]) * 3 // 4
-        seen, unseen = (_part(inputs, some) for some in (slice(n), slice(n, None)))
+        raw, fit, dear = self.fitted(teacher, inputs)
         with self.meter.redirect("rm_train"):
-            targets, dear = self._asked(teacher, seen)
-            backbone = self.reference if self.options.rm_student == "ridge" else None
-            raw, fit, work = student(backbone, len(self.task.vocab), seen, targets, self.options.rm_ridge)
-            self.meter.add("rm_train", work)
             scores, cheap = self._asked(raw, inputs)
             model = raw.normalised(scores)
         model.charge = None
+        seen, unseen = _parted(inputs)
         with self.meter.redirect("eval"):
             true, found = (self._asked(one, unseen)[0] for one in (teacher, raw))
             gaps = [np.subtract(*scores_of(one, pairs, self.meter)) for one in (teacher, model)]
@@ -51,8 +47,18 @@ class Distiller:
             "agreement": agreement(*gaps),
             "strength": fit.strength,
             "flops_per_reply": cheap / len(inputs[0]),
-            "teacher_flops_per_reply": dear / n,
+            "teacher_flops_per_reply": dear / len(seen[0]),
         }
+
+    def fitted(self, teacher: Trained, inputs: Replies) -> tuple[Single, Ridge, int]:
+        """The student, whose scores are in its teacher's unit; its fit; and the FLOPs of asking the teacher."""
+        seen, _ = _parted(inputs)
+        with self.meter.redirect("rm_train"):
+            targets, dear = self._asked(teacher, seen)
+            backbone = self.reference if self.options.rm_student == "ridge" else None
+            raw, fit, work = student(backbone, len(self.task.vocab), seen, targets, self.options.rm_ridge)
+            self.meter.add("rm_train", work)
+        return raw, fit, dear
 
     def _asked(self, model: Trained, replies: Replies) -> tuple[Float, int]:
         """Scores and the FLOPs that they took."""
@@ -68,9 +74,10 @@ class Distiller:
         return scores, sum(spent)
 
 
-def _part(replies: Replies, some: slice) -> Replies:
-    prompts, responses, mask = replies
-    return prompts[some], responses[some], mask[some]
+def _parted(replies: Replies) -> tuple[Replies, Replies]:
+    """Those to learn from and those to be judged by."""
+    (prompts, responses, mask), n = replies, len(replies[0]) * 3 // 4
+    return (prompts[:n], responses[:n], mask[:n]), (prompts[n:], responses[n:], mask[n:])
 
 
 def r_squared(true: Float, found: Float) -> float:

@@ -9,10 +9,11 @@ import numpy as np
 from .compute import ComputeMeter
 from .options import require
 from .policy_choice import check_policy, choose_policy
-from .prepare import FineTuned, fine_tuned_reference, normalisation_replies
+from .prepare import FineTuned, filtered, fine_tuned_reference, normalisation_replies
 from .registry import load_task
-from .reward_models import RewardTrainer, choose_reward_model, scores_of
+from .reward_models import RewardTrainer, Trained, choose_reward_model, scores_of
 from .reward_report import RewardReport, report_of_scores, reward_report_from_pairs
+from .reward_student import Distiller
 from .rewards.bradley_terry import LinearRewardModel
 from .rewards.composed import ComposedRewardModel
 from .seeding import stream
@@ -60,7 +61,7 @@ def _variant(
     notes = [f"Model: {choice.text}."]
     kept = train
     if choice.options.rm_filter == "agreement":
-        kept = train.take(trainer.agreeing(train))
+        kept, _ = filtered(trainer, train)
         notes.append(
             f"Filter: {len(kept):,} of {len(train):,} pairs kept, which cross-fitted models agree with."
         )
@@ -68,15 +69,19 @@ def _variant(
     if ranked is not None:
         notes.append(f"Trained on {len(ranked):,} rankings, which count as {ranked.labels:,} labels.")
     members, _ = trainer.members(kept if ranked is None else ranked)
+    model: Trained
+    (model, *_), unit, asked = members, 1.0, members
+    inputs = normalisation_replies(task, start.policy, seed)
     if choice.composed:
-        model = trainer.finished(members, normalisation_replies(task, start.policy, seed))
+        model = trainer.finished(members, inputs)
         assert isinstance(model, ComposedRewardModel)
         unit = model.unit
-    else:
-        (model,), unit = members, 1.0
+    if choice.options.rm_student != "none":
+        model, *_ = Distiller(task, start.policy, choice.options, meter).fitted(model, inputs)
+        asked = [model]
     chosen, rejected = scores_of(model, test, meter)
     margins = unit * (np.asarray(chosen, float) - rejected)
-    linear = [member.weights for member in members if isinstance(member, LinearRewardModel)]
+    linear = [member.weights for member in asked if isinstance(member, LinearRewardModel)]
     weights = np.mean(linear, axis=0) if linear else None
     report = report_of_scores(margins, weights, kept, test, task.vocab, gold_margins(task, test))
     return replace(report, notes=tuple(notes))

@@ -15,6 +15,7 @@ from rlhfbench.architect import architect, request
 from rlhfbench.architect_knowledge import DIAGNOSTICS, SOURCES, STAGES, TARGETS
 from rlhfbench.architect_report import skill
 from rlhfbench.cli import main
+from rlhfbench.comparison_gates import judge
 from rlhfbench.doctor_rules import RULES
 from rlhfbench.errors import InputError
 from rlhfbench.extrapolation import (
@@ -27,6 +28,7 @@ from rlhfbench.extrapolation import (
     parse_size,
 )
 from rlhfbench.gates import GATES, Proposal, guard
+from rlhfbench.plan import make_world
 from rlhfbench.policies._buffers import Buffers
 from rlhfbench.policies._packed import pack
 from rlhfbench.policies._weights import Sizes
@@ -160,6 +162,14 @@ def test_a_comparison_with_a_small_reward_model_is_refused_or_recorded(tmp_path:
     assert found.as_dict()["gates"]["lifted"] == ["rm-size"]
     manifest = json.loads((Path(found.example) / "manifest.json").read_text("utf-8"))
     assert manifest["gates_lifted"] == ["rm-size"]
+
+
+def test_a_gate_judges_what_algorithms_ask() -> None:
+    """A student that is a bag has no size, whatever its teacher's is."""
+    world = make_world(f"{SMALL},rm_student=bag", None, False, "transformer", None)
+    found = judge([world.arm("ppo:updates=1")], world)
+    assert found.lifted == ()
+    assert any(note.startswith("Gate rm-size not judged") for note in found.notes)
 
 
 def test_families_that_differ_get_a_note(tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ LAYERS = {
     "rlhfbench.step_report": "errors options reward_report statistics step_models steps types",
     "rlhfbench.constitution_report": "constitution_file data reward_report text types",
     "rlhfbench.reward_task": (
-        "compute options policy_choice prepare registry reward_models reward_report rewards.* rewards.composed seeding"
-        " tasks.* types"
+        "compute options policy_choice prepare registry reward_models reward_report reward_student rewards.*"
+        " rewards.composed seeding tasks.* types"
     ),
     "rlhfbench.step_task": (
         "compute options policy_choice prepare registry reward_models rewards.process rewards.process_training seeding"

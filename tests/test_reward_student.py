@@ -12,6 +12,7 @@ from rlhfbench.policies._weights import views
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.reward_student import agreement, r_squared
+from rlhfbench.reward_task import reward_report_from_task
 from rlhfbench.rewards import distilled
 from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.run import run
@@ -189,6 +190,19 @@ def test_it_learns_from_several_members_as_well():
     found = world.facts["rm_student"]
     assert found["teacher_flops_per_reply"] > 2 * found["flops_per_reply"]
     assert 0.5 < found["r2"] < 1.0
+
+
+def test_rm_reports_on_the_student():
+    """That of several members is one bag, fitted to log-odds, whose words can be shown."""
+    task = f"{SMALL},rm_members=3,rm_aggregate=min,rm_student=bag"
+    texts = task.removesuffix(",rm_student=bag"), task, f"{task},rm_ridge=100"
+    teacher, taught, bent = (reward_report_from_task(text, held_out=400) for text in texts)
+    assert "distilled into a bag of tokens" in taught.notes[0]
+    assert taught.accuracy == pytest.approx(teacher.accuracy, abs=0.1)
+    assert taught.log_loss != teacher.log_loss
+    assert taught.positive != teacher.positive
+    assert bent.log_loss > taught.log_loss  # shrunk to nothing
+    assert bent.log_loss == pytest.approx(np.log(2), abs=0.05)
 
 
 def test_agreement_and_r_squared():

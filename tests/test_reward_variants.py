@@ -411,3 +411,13 @@ def test_rm_says_what_a_filter_kept() -> None:
     assert model.endswith("pairs filtered by agreement, 5 folds.")
     assert kept == f"Filter: {report.pairs:,} of 300 pairs kept, which cross-fitted models agree with."
     assert report.pairs < 300
+
+
+def test_rm_refuses_pairs_that_no_model_agrees_with() -> None:
+    with pytest.raises(InputError, match="rm_filter: no model agrees with any of 2 pairs"):
+        reward_report_from_task("sentences-small:pairs=2,demos=64,rm_filter=agreement")
+
+
+def test_labels_that_buy_no_ranking_are_refused() -> None:
+    with pytest.raises(InputError, match="rm_ranking: 4 came, which takes 5 labels a ranking; 2 buy none"):
+        world("rm_ranking=4", pairs=2)

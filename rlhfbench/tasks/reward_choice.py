@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from ..errors import InputError
 from ..options import require
+from ..rankings import labels_of
 from ..types import RewardKind, Task
 
 RewardModelName: TypeAlias = Literal["auto", "unigrams", "bigrams", "transformer"]
@@ -180,6 +181,23 @@ def check_step_options(rm: str, rm_solutions: int | None, rm_aggregate_steps: st
         require(2 <= rm_solutions <= 10**6, "rm_solutions", rm_solutions, "between 2 and 1,000,000")
     if rm_aggregate_steps is not None:
         require(rm == "process", "rm_aggregate_steps", rm_aggregate_steps, "left out unless rm=process")
+
+
+def rankings_bought(replies: int, labels: int) -> int:
+    """How many rankings of so many replies the labels pay for.
+
+    Raises
+    ------
+    InputError
+        Where they do not pay for one.
+    """
+    price = labels_of(replies)
+    if labels < price:
+        raise InputError(
+            f"rm_ranking: {replies} came, which takes {price} labels a ranking; {labels} buy none, "
+            "fewer replies or more labels are needed"
+        )
+    return labels // price
 
 
 def reward_kind(task: Task, verifier: str | None) -> RewardKind:
