@@ -145,6 +145,7 @@ class Comparison:
             "reference": {name: self._reference(name) for name in ("rm_score", "gold_score")},
             "rewards": {label: dict(reward) for label, reward in self.rewards.items()},
             "facts": dict(self.facts),
+            "arm_facts": {label: dict(self.arm_facts.get(label, {})) for label in self.labels},
             "gates": {name: list(entries) for name, entries in self.gates.items()},
             "algorithms": {
                 label: {

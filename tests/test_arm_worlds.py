@@ -82,7 +82,11 @@ def test_rm_scores_of_different_models_are_not_compared(made: tuple[Comparison, 
     assert not comparison.one_reward
     assert comparison.chosen("ppo#2") == {"rm": "bigrams"}
     assert comparison.chosen("dpo") == {}
-    assert comparison.as_dict()["rewards"]["ppo#2"]["rm"] == "bigrams"
+    record = comparison.as_dict()
+    assert record["rewards"]["ppo#2"]["rm"] == "bigrams"
+    known = record["arm_facts"]
+    assert known["ppo"] == known["dpo"] == record["facts"]
+    assert known["ppo#2"]["reward_model"] == "linear in a bag of bigrams"
 
 
 def scores(gold: float, rm: float, reward: str) -> ArmScores:

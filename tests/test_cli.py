@@ -227,6 +227,7 @@ RUN = {
     "reference": SCORES,
     "compute": COMPUTE,
     "curve": list,
+    "safety": type(None),
 }
 SUMMARIES = ("rm_score", "gold_score", "kl", "entropy", "length", "flops")
 ARM = {"config": dict, "runs": [RUN], "summary": dict.fromkeys(SUMMARIES, SUMMARY)}
@@ -240,6 +241,7 @@ CONTRACT = {
     "reference": SCORES,
     "rewards": {"ppo": dict, "dpo": dict},
     "facts": dict,
+    "arm_facts": {"ppo": dict, "dpo": dict},
     "gates": {"lifted": list, "notes": list},
     "algorithms": {"ppo": ARM, "dpo": ARM},
     "verdict": {
