@@ -10,7 +10,7 @@ from typing import Any
 from .errors import InputError
 from .evaluation import Reply, scored_replies
 from .jobs import open_task
-from .options import of_the_arm, require
+from .options import of_the_arm, require, split_overrides, with_overrides
 from .results import Result, RunStore, file_hash, load_run, world_folder
 from .run_folder import advice, read_manifest
 from .types import RewardKind, Task
@@ -202,18 +202,24 @@ def _read(load: Any, folder: Path, run: Stored, *arguments: Any) -> Any:
 
 
 def _open(run: Stored, data: str | None) -> Task:
-    """The task of a run; its file must be the one that the run was made on."""
+    """The task of a run; its file must be the one that the run was made on.
+
+    Replies need no constitution, whose file may have moved since.
+    """
     world = run.world
+    name, overrides = split_overrides(world["task"])
+    overrides.pop("label_constitution", None)
+    task = with_overrides(name, overrides)
     if world["data"] is None:
         require(data is None, "--data", data, f"left out: the run is one of task '{world['task']}'")
-        return open_task(world["task"], None)
+        return open_task(task, None)
     path = data or world["data"]
     if not Path(path).is_file():
         raise InputError(f"{path}: the run was made on this file, which is not there; name it: --data FILE")
     found = file_hash(Path(path))
     if found != run.inputs["sources"]["data"]:
         raise InputError(f"{path}: not the file that the run was made on; name that one: --data FILE")
-    return open_task(world["task"], path, world["strict"])
+    return open_task(task, path, world["strict"])
 
 
 def _verifier(run: Stored) -> UserVerifier | None:
