@@ -14,6 +14,8 @@ from .statistics import Interval, summary
 from .types import Float
 from .verdict import ArmScores, Verdict, verdict
 
+OF_THE_REWARD = ("rm_score", "cost")
+"""What an arm's own models give: it has no scale that arms of other labels or reward share."""
 SUMMARISED = ("rm_score", "gold_score", "kl", "entropy", "length", "flops")
 
 
@@ -165,6 +167,10 @@ class Comparison:
         """Whether all arms have the same labels and the same reward."""
         return len({str(reward) for reward in self.rewards.values()}) <= 1
 
+    def one_scale(self, name: str) -> bool:
+        """Whether values called `name` of all arms, and so of the one reference, may stand beside each other."""
+        return self.one_reward or name not in OF_THE_REWARD
+
     def chosen(self, label: str) -> dict[str, Any]:
         """In what an arm's labels and reward are others than the first arm's."""
         first = self.rewards.get(self.labels[0], {})
@@ -173,7 +179,7 @@ class Comparison:
         }
 
     def _reference(self, name: str) -> float | None:
-        if not self.paired_seeds:
+        if not self.paired_seeds or not self.one_scale(name):
             return None
         return float(np.mean(self.references(self.labels[0], name)))
 

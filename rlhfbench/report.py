@@ -87,8 +87,9 @@ def main_sheet(comparison: Comparison) -> Sheet:
     labels = comparison.labels
     rows = []
     for title, name in _score_rows(comparison):
-        reference = fixed(summary(comparison.references(labels[0], name)).estimate)
-        rows.append((title, reference, *cells_of([comparison.summary(a, name) for a in labels])))
+        starts = comparison.references(labels[0], name)
+        reference = summary(starts).estimate if comparison.one_scale(name) else None
+        rows.append((title, fixed(reference), *cells_of([comparison.summary(a, name) for a in labels])))
     rows += [
         (title.format(unit_of(comparison)), "", *cells_of([comparison.summary(a, name) for a in labels]))
         for title, name in SCORES
@@ -188,9 +189,11 @@ def _units(comparison: Comparison) -> str:
     right = "Accuracy: share of replies that the task's verifier calls right."
     if names_of(comparison).one:
         return f"{right} It is the reward, too."
-    first = "RM score in standard deviations of the reference's scores, reference mean 0."
-    if comparison.reward == "verifier":
-        first = "Verifier score: the mean of what the verifier gives, as it is."
+    sd = "in standard deviations of the reference's scores, reference mean 0"
+    first = {
+        "verifier": "Verifier score: the mean of what the verifier gives, as it is.",
+        "mixed": f"Reward: an RM's {sd}; a verifier's as it is.",
+    }.get(comparison.reward, f"RM score {sd}.")
     return first + (f" {right}" if comparison.gold == "verifier" else "")
 
 

@@ -44,7 +44,9 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
     if comparison.one_reward:
         yield from _reward_lines(comparison, facts)
     else:
-        yield "The arms differ in labels or reward, so that their RM scores are not compared."
+        given = "rewards" if comparison.reward == "mixed" else "RM scores"
+        costs = ", and nor are their costs" if comparison.told_of_safety else ""
+        yield f"The arms differ in labels or reward, so that their {given} are not compared{costs}."
         for label in comparison.labels:
             own = ", ".join(f"{name}={value}" for name, value in comparison.chosen(label).items())
             facts_of_arm = comparison.arm_facts.get(label, {})
