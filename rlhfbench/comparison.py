@@ -75,7 +75,7 @@ class Comparison:
     def paired_seeds(self) -> list[int]:
         """Seeds that every arm has an outcome for; a run without even a starting score has none."""
         finished = [
-            {r.seed for r in runs if r.reference["rm_score"] is not None} for runs in self.runs.values()
+            {r.seed for r in runs if r.reference["gold_score"] is not None} for runs in self.runs.values()
         ]
         return sorted(set.intersection(*finished)) if finished else []
 
@@ -120,12 +120,16 @@ class Comparison:
         return [r for r in self.runs[label] if r.status not in ("done", "interrupted")]
 
     def verdict(self) -> Verdict:
-        """Who is better, in RM score, gold and compute, or that it cannot be told."""
+        """Who is better, in RM score, gold and compute, or that it cannot be told.
+
+        Where nobody can tell what a reward gives the reference, all arms of that reward were lost and stayed there: it
+        counts as 0, so that they are equal.
+        """
         arms = {
             label: ArmScores(
                 rm_score=self.values(label, "rm_score"),
                 gold_score=self.values(label, "gold_score"),
-                rm_reference=self.references(label, "rm_score"),
+                rm_reference=np.nan_to_num(self.references(label, "rm_score")),
                 gold_reference=self.references(label, "gold_score"),
                 flops=self.values(label, "flops"),
                 reward=str(self.rewards.get(label)),

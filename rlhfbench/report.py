@@ -155,7 +155,7 @@ def _hacking_row(comparison: Comparison) -> tuple[str, ...]:
 def caption(comparison: Comparison) -> str:
     """Units, the intervals' method, level and n, and what is charged to whom."""
     labels = comparison.labels
-    found = comparison.summary(labels[0], "rm_score")
+    found = comparison.summary(labels[0], "gold_score")
     parts = [_units(comparison)]
     if found is not None:
         brackets = (
@@ -164,7 +164,7 @@ def caption(comparison: Comparison) -> str:
             else "no interval under 5 seeds"
         )
         parts.append(f"{found.method[0].upper()}{found.method[1:]}; {brackets}, n = {found.n}.")
-    for title, name in (*SCORES, *WORK):
+    for title, name in ((names_of(comparison).score, "rm_score"), *SCORES, *WORK):
         fewer = [
             f"{label} {s.n}"
             for label in labels

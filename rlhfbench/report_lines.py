@@ -81,7 +81,7 @@ def _reward_lines(comparison: Comparison, facts: Mapping[str, Any]) -> Iterator[
         )
     worlds = [comparison.facts, *comparison.arm_facts.values()]
     known = [world["labels"] for world in worlds if "labels" in world]
-    if any(
+    if "labels" in facts and any(
         labels["by"] == "ai" or labels["cost"] != labels["pairs"] for labels in known
     ):  # else the table says all
         yield _label_line(facts["labels"])
