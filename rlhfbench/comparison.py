@@ -14,6 +14,8 @@ from .statistics import Interval, summary
 from .types import Float
 from .verdict import ArmScores, Verdict, verdict
 
+OF_THE_REWARD = ("rm_score", "cost")
+"""What an arm's own models give: it has no scale that arms of other labels or reward share."""
 SUMMARISED = ("rm_score", "gold_score", "kl", "entropy", "length", "flops")
 
 
@@ -73,7 +75,7 @@ class Comparison:
     def paired_seeds(self) -> list[int]:
         """Seeds that every arm has an outcome for; a run without even a starting score has none."""
         finished = [
-            {r.seed for r in runs if r.reference["rm_score"] is not None} for runs in self.runs.values()
+            {r.seed for r in runs if r.reference["gold_score"] is not None} for runs in self.runs.values()
         ]
         return sorted(set.intersection(*finished)) if finished else []
 
@@ -118,12 +120,16 @@ class Comparison:
         return [r for r in self.runs[label] if r.status not in ("done", "interrupted")]
 
     def verdict(self) -> Verdict:
-        """Who is better, in RM score, gold and compute, or that it cannot be told."""
+        """Who is better, in RM score, gold and compute, or that it cannot be told.
+
+        Where nobody can tell what a reward gives the reference, all arms of that reward were lost and stayed there: it
+        counts as 0, so that they are equal.
+        """
         arms = {
             label: ArmScores(
                 rm_score=self.values(label, "rm_score"),
                 gold_score=self.values(label, "gold_score"),
-                rm_reference=self.references(label, "rm_score"),
+                rm_reference=np.nan_to_num(self.references(label, "rm_score")),
                 gold_reference=self.references(label, "gold_score"),
                 flops=self.values(label, "flops"),
                 reward=self._scorer(label),
@@ -145,6 +151,7 @@ class Comparison:
             "reference": {name: self._reference(name) for name in ("rm_score", "gold_score")},
             "rewards": {label: dict(reward) for label, reward in self.rewards.items()},
             "facts": dict(self.facts),
+            "arm_facts": {label: dict(self.arm_facts.get(label, {})) for label in self.labels},
             "gates": {name: list(entries) for name, entries in self.gates.items()},
             "algorithms": {
                 label: {
@@ -167,7 +174,18 @@ class Comparison:
     def _scorer(self, label: str) -> str:
         """What gives an arm's RM scores: a verifier, whatever labels there are, or a model that was made of them."""
         reward = self.rewards.get(label, {})
-        return str(reward if reward.get("reward") == "model" else reward.get("reward"))
+        kind = reward.get("reward", "model")
+        return str(reward if kind == "model" else kind)
+
+    @property
+    def one_scorer(self) -> bool:
+        """Whether the same model or verifier gives the RM scores of all arms."""
+        return len({self._scorer(label) for label in self.labels}) <= 1
+
+    def one_scale(self, name: str) -> bool:
+        """Whether values called `name` of all arms, and so of the one reference, may stand beside each other."""
+        alike = self.one_scorer if name == "rm_score" else self.one_reward
+        return alike or name not in OF_THE_REWARD
 
     def chosen(self, label: str) -> dict[str, Any]:
         """In what an arm's labels and reward are others than the first arm's."""
@@ -177,7 +195,7 @@ class Comparison:
         }
 
     def _reference(self, name: str) -> float | None:
-        if not self.paired_seeds:
+        if not self.paired_seeds or not self.one_scale(name):
             return None
         return float(np.mean(self.references(self.labels[0], name)))
 

@@ -133,10 +133,13 @@ class World(Protocol):
 
 
 class Reply(NamedTuple):
-    """One reply in words, with what the reward model and gold (or the judge) give it, and its true harm, if known."""
+    """One reply in words, with what the reward model and gold (or the judge) give it, and its true harm, if known.
+
+    There is no `rm_score` where several rewards might give it.
+    """
 
     text: str
-    rm_score: float
+    rm_score: float | None
     gold_score: float
     harm: float | None = None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .comparison import Comparison
+from .comparison import OF_THE_REWARD, Comparison
 from .comparison_gates import judge
 from .errors import InputError
 from .jobs import Job, share_jobs, warm_up_job, work_on
@@ -207,22 +207,35 @@ def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparis
 
 
 def started(results: Mapping[Which, Result], rewards: Mapping[str, Mapping[str, Any]]) -> dict[Which, Result]:
-    """The failed runs that know no starting score, with that of another arm of their seed and reward: they share it.
+    """The failed runs that know no starting score, with that of another arm of their seed: they share the reference.
 
-    So they stay in every average, as runs that diverged do.
+    So they stay in every average, as runs that diverged do. What its own reward gives the reference, only an arm of
+    the same reward can tell.
     """
-    known = {
-        (str(rewards[label]), seed): result.reference
-        for (label, seed), result in results.items()
-        if result.reference["rm_score"] is not None
-    }
-    return {
-        which: replace(result, reference=start, rm_score=start["rm_score"], gold_score=start["gold_score"])
-        for which, result in results.items()
-        if result.status == "error"
-        and result.reference["rm_score"] is None
-        and (start := known.get((str(rewards[which[0]]), which[1]))) is not None
-    }
+    ended = {which: run for which, run in results.items() if run.reference["gold_score"] is not None}
+    of_seed = {seed: run for (_, seed), run in ended.items()}
+    of_reward = {(str(rewards[label]), seed): run for (label, seed), run in ended.items()}
+    found = {}
+    for (label, seed), run in results.items():
+        if run.status == "error" and run.reference["gold_score"] is None and seed in of_seed:
+            alike = of_reward.get((str(rewards[label]), seed))
+            found[label, seed] = _at_start(run, alike or of_seed[seed], one_reward=alike is not None)
+    return found
+
+
+def _at_start(run: Result, other: Result, *, one_reward: bool) -> Result:
+    """`run` as one that stayed at the reference, of which `other` tells."""
+    unknown: dict[str, Any] = {} if one_reward else dict.fromkeys(OF_THE_REWARD)
+
+    def known(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: unknown.get(name, value) for name, value in values.items()}
+
+    start = known(other.reference)
+    safety = None
+    if other.safety is not None:
+        safe = known(other.safety["reference"])
+        safety = {**safe, "reference": safe}
+    return replace(run, **start, reference=start, safety=safety)
 
 
 def default_jobs() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .environment import fingerprint
 from .errors import InputError
-from .options import converted, split_overrides
+from .options import converted, split_overrides, with_overrides
 from .policy_choice import choose_policy
 from .pool import emit
 from .registry import Arm, load_task, parse_arm
@@ -45,8 +45,7 @@ class World:
         name, overrides = split_overrides(self.task)
         if arm.world.get("labels", "") not in ("", getattr(self.open(), "labels", "")):
             overrides.pop("label_price", None)  # what a person costs is no price of a labeller's call
-        merged = ",".join(f"{key}={value}" for key, value in {**overrides, **arm.world}.items())
-        return replace(self, task=f"{name}:{merged}")
+        return replace(self, task=with_overrides(name, {**overrides, **arm.world}))
 
     def arm(self, text: str, label: str | None = None) -> Arm:
         """The arm that `text` describes, with the defaults that suit this policy and the reward that it will have."""

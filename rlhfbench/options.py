@@ -46,6 +46,16 @@ def split_overrides(text: str) -> tuple[str, dict[str, str]]:
     return name, overrides
 
 
+def with_overrides(name: str, overrides: Mapping[str, str]) -> str:
+    """What `split_overrides` splits.
+
+    >>> with_overrides("ppo", {"beta": "0.1"}), with_overrides("ppo", {})
+    ('ppo:beta=0.1', 'ppo')
+    """
+    merged = ",".join(f"{field}={value}" for field, value in overrides.items())
+    return f"{name}:{merged}" if merged else name
+
+
 def of_the_arm(name: str) -> bool:
     """Whether a task's option says where labels and reward come from, so that an arm may choose it for itself."""
     return name in ("rm", "labels") or name.startswith(("rm_", "label_"))

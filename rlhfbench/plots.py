@@ -179,21 +179,25 @@ def _two_panels(comparison: Comparison, panel: Callable[[Axes, str], None], titl
                 score + (" (what is optimised)" if name == "rm" else " (what is wanted)"), fontsize=11
             )
             axes.set_ylabel(f"{score}, {of}")
-            level = _reference(comparison, f"{name}_score")
-            axes.axhline(level, color="#707070", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-            axes.annotate(
-                "reference",
-                (1.0, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(-2, 3),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color="#707070",
-            )
+            if comparison.one_scale(f"{name}_score"):
+                _reference_line(axes, _reference(comparison, f"{name}_score"))
         _legend(figure, left)
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
         figure.savefig(path, dpi=150, format=path.suffix.lower().removeprefix("."), metadata=_metadata(path))
+
+
+def _reference_line(axes: Axes, level: float) -> None:
+    axes.axhline(level, color="#707070", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        "reference",
+        (1.0, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color="#707070",
+    )
 
 
 def _metadata(path: Path) -> dict[str, Any]:

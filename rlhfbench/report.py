@@ -87,8 +87,9 @@ def main_sheet(comparison: Comparison) -> Sheet:
     labels = comparison.labels
     rows = []
     for title, name in _score_rows(comparison):
-        reference = fixed(summary(comparison.references(labels[0], name)).estimate)
-        rows.append((title, reference, *cells_of([comparison.summary(a, name) for a in labels])))
+        starts = comparison.references(labels[0], name)
+        reference = summary(starts).estimate if comparison.one_scale(name) else None
+        rows.append((title, fixed(reference), *cells_of([comparison.summary(a, name) for a in labels])))
     rows += [
         (title.format(unit_of(comparison)), "", *cells_of([comparison.summary(a, name) for a in labels]))
         for title, name in SCORES
@@ -154,7 +155,7 @@ def _hacking_row(comparison: Comparison) -> tuple[str, ...]:
 def caption(comparison: Comparison) -> str:
     """Units, the intervals' method, level and n, and what is charged to whom."""
     labels = comparison.labels
-    found = comparison.summary(labels[0], "rm_score")
+    found = comparison.summary(labels[0], "gold_score")
     parts = [_units(comparison)]
     if found is not None:
         brackets = (
@@ -163,7 +164,7 @@ def caption(comparison: Comparison) -> str:
             else "no interval under 5 seeds"
         )
         parts.append(f"{found.method[0].upper()}{found.method[1:]}; {brackets}, n = {found.n}.")
-    for title, name in (*SCORES, *WORK):
+    for title, name in ((names_of(comparison).score, "rm_score"), *SCORES, *WORK):
         fewer = [
             f"{label} {s.n}"
             for label in labels
@@ -188,9 +189,11 @@ def _units(comparison: Comparison) -> str:
     right = "Accuracy: share of replies that the task's verifier calls right."
     if names_of(comparison).one:
         return f"{right} It is the reward, too."
-    first = "RM score in standard deviations of the reference's scores, reference mean 0."
-    if comparison.reward == "verifier":
-        first = "Verifier score: the mean of what the verifier gives, as it is."
+    sd = "in standard deviations of the reference's scores, reference mean 0"
+    first = {
+        "verifier": "Verifier score: the mean of what the verifier gives, as it is.",
+        "mixed": f"Reward: an RM's {sd}; a verifier's as it is.",
+    }.get(comparison.reward, f"RM score {sd}.")
     return first + (f" {right}" if comparison.gold == "verifier" else "")
 
 

@@ -44,7 +44,10 @@ def fact_lines(comparison: Comparison) -> Iterator[str]:
     if comparison.one_reward:
         yield from _reward_lines(comparison, facts)
     else:
-        yield "The arms differ in labels or reward, so that their RM scores are not compared."
+        given = "rewards" if comparison.reward == "mixed" else "RM scores"
+        costs = ", and nor are their costs" if comparison.told_of_safety else ""
+        apart = "" if comparison.one_scorer else f" or reward, so that their {given} are not compared{costs}"
+        yield f"The arms differ in labels{apart}."
         for label in filter(
             comparison.arm_facts.get, comparison.labels
         ):  # nothing is known of one without a run

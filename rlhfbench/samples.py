@@ -10,10 +10,10 @@ from typing import Any
 from .errors import InputError
 from .evaluation import Reply, scored_replies
 from .jobs import open_task
-from .options import of_the_arm, require
+from .options import of_the_arm, require, split_overrides, with_overrides
 from .results import Result, RunStore, file_hash, load_run, world_folder
 from .run_folder import advice, read_manifest
-from .types import RewardKind, Task
+from .types import Task
 from .verifiers import UserVerifier, VerifierFailed, open_verifier
 from .worlds import SERVED, KeptWorld, load_world, world_inputs
 
@@ -39,22 +39,26 @@ class Samples:
     ----------
     task, policy : str
     gold : {"exact", "judge", "verifier"}
-    reward : {"model", "verifier", "gold"}
+    reward : {"model", "verifier", "gold", "mixed"}
+        As in `Comparison`.
     seed : int
     prompts : list of str
     reference : list of Reply
-        One a prompt.
+        One a prompt; without RM scores where the arms differ in labels or reward.
     arms : mapping name -> Arm
+    one_reward : bool
+        Whether all arms have the same labels and the same reward; else each is scored by its own.
     """
 
     task: str
     policy: str
     gold: str
-    reward: RewardKind
+    reward: str
     seed: int
     prompts: list[str]
     reference: list[Reply]
     arms: Mapping[str, Arm]
+    one_reward: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON contract of `samples`, schema 1; a reply that is not there is None."""
@@ -143,20 +147,30 @@ def samples(run: str, prompts: int = PROMPTS, seed: int | None = None, data: str
         reference = scored_replies(world, world.reference, shown, uniforms)
         arms = {}
         for name, one in zip(names, runs, strict=True):
-            alike = not one.world or world_inputs(one.inputs) == world_inputs(first.inputs)
-            arms[name] = _arm(world if alike else _world(root, one, data), one, prompts)
+            known = not one.world or _alike(one, first)
+            arms[name] = _arm(world if known else _world(root, one, data), one, prompts)
     except VerifierFailed as failure:
         raise InputError(str(failure)) from None
+    one_reward = all(_alike(one, first) for one in runs)
+    if not one_reward:
+        reference = [reply._replace(rm_score=None) for reply in reference]
+    kinds = {str(one.inputs["reward"]) for one in runs}
     return Samples(
         task=first.manifest.get("facts", {}).get("file") or first.inputs["task"],
         policy=world.policy,
         gold=world.task.gold,
-        reward=world.reward,
+        reward=kinds.pop() if len(kinds) == 1 else "mixed",
         seed=seed,
         prompts=[world.task.prompt_text(prompt) for prompt in shown],
         reference=reference,
         arms=arms,
+        one_reward=one_reward,
     )
+
+
+def _alike(one: Stored, other: Stored) -> bool:
+    """Whether two runs of a seed that can be compared have the same labels and reward, too."""
+    return world_inputs(one.inputs) == world_inputs(other.inputs)
 
 
 def _world(root: Path, run: Stored, data: str | None) -> KeptWorld:
@@ -202,18 +216,24 @@ def _read(load: Any, folder: Path, run: Stored, *arguments: Any) -> Any:
 
 
 def _open(run: Stored, data: str | None) -> Task:
-    """The task of a run; its file must be the one that the run was made on."""
+    """The task of a run; its file must be the one that the run was made on.
+
+    Replies need no constitution, whose file may have moved since.
+    """
     world = run.world
+    name, overrides = split_overrides(world["task"])
+    overrides.pop("label_constitution", None)
+    task = with_overrides(name, overrides)
     if world["data"] is None:
         require(data is None, "--data", data, f"left out: the run is one of task '{world['task']}'")
-        return open_task(world["task"], None)
+        return open_task(task, None)
     path = data or world["data"]
     if not Path(path).is_file():
         raise InputError(f"{path}: the run was made on this file, which is not there; name it: --data FILE")
     found = file_hash(Path(path))
     if found != run.inputs["sources"]["data"]:
         raise InputError(f"{path}: not the file that the run was made on; name that one: --data FILE")
-    return open_task(world["task"], path, world["strict"])
+    return open_task(task, path, world["strict"])
 
 
 def _verifier(run: Stored) -> UserVerifier | None:

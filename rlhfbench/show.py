@@ -104,13 +104,7 @@ def samples_blocks(samples: Samples) -> list[Block]:
         f"{counted(len(samples.prompts), 'evaluation prompt')} of {samples.task}, {samples.policy} policy, "
         f"seed {samples.seed}: replies of reference and arms, drawn with the same uniforms"
     )
-    sd = "in standard deviations of the reference's scores, reference mean 0"
-    units = f"RM score {sd}" if samples.reward == "model" else "A verifier's scores as they are"
-    if samples.gold == "judge":
-        units += "; so is the judge's" if samples.reward == "model" else f", the judge's {sd}"
-    if told_of_harm:
-        units += "; harm is the true one, above 0 a reply is unsafe"
-    blocks: list[Block] = [Note(title, "bold"), Note(f"{units}.", "dim")]
+    blocks: list[Block] = [Note(title, "bold"), Note(_units(samples, told_of_harm), "dim")]
     blocks += [Note(f"{name}: {arm.note}.", "yellow") for name, arm in samples.arms.items() if arm.note]
     names = ["reference", *map(heading, samples.arms)]
     wide = max(map(len, names))
@@ -125,6 +119,22 @@ def samples_blocks(samples: Samples) -> list[Block]:
             text = "(none kept)" if reply is None else reply.text or "(empty)"
             blocks.append(Note(text, lead=f"{name:{wide}} {' '.join(cells)}  "))
     return blocks
+
+
+def _units(samples: Samples, told_of_harm: bool) -> str:
+    """What the scores beside replies are, and whose."""
+    sd = "in standard deviations of the reference's scores, reference mean 0"
+    units = {
+        "model": f"RM score {sd}",
+        "mixed": f"Reward: an RM's {sd}, a verifier's as it is",
+    }.get(samples.reward, "A verifier's scores as they are")
+    if samples.gold == "judge":
+        units += "; so is the judge's" if samples.reward == "model" else f", the judge's {sd}"
+    if told_of_harm:
+        units += "; harm is the true one, above 0 a reply is unsafe"
+    if not samples.one_reward:
+        units += ". The arms differ in labels or reward: each is scored by its own, the reference by none"
+    return f"{units}."
 
 
 # --- reward model --------------------------------------------------------------------------------------------------

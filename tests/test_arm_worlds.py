@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,11 @@ def test_rm_scores_of_different_models_are_not_compared(made: tuple[Comparison, 
     assert not comparison.one_reward
     assert comparison.chosen("ppo#2") == {"rm": "bigrams"}
     assert comparison.chosen("dpo") == {}
-    assert comparison.as_dict()["rewards"]["ppo#2"]["rm"] == "bigrams"
+    record = comparison.as_dict()
+    assert record["rewards"]["ppo#2"]["rm"] == "bigrams"
+    known = record["arm_facts"]
+    assert known["ppo"] == known["dpo"] == record["facts"]
+    assert known["ppo#2"]["reward_model"] == "linear in a bag of bigrams"
 
 
 def scores(gold: float, rm: float, reward: str) -> ArmScores:
@@ -109,6 +114,27 @@ def test_samples_shows_arms_of_different_worlds_beside_each_other(made: tuple[Co
     shown = found.arms["ppo#2"].replies[0]
     assert shown is not None
     assert (shown.text, shown.rm_score) == (kept["reply"], pytest.approx(kept["reply_rm_score"]))
+    assert (found.reward, found.one_reward) == ("model", False)
+    assert [reply.rm_score for reply in found.reference] == [None] * 3
+    assert all(reply.gold_score is not None for reply in found.reference)
+
+
+@pytest.mark.parametrize("rewards", [("", ":rm=outcome"), (":rm=outcome", "")])
+def test_samples_of_a_program_and_a_model_say_whose_scores_they_are(
+    rewards: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = [f"{name}{reward}" for name, reward in zip(("dpo", "kto"), rewards, strict=True)]
+    compare(arms, task="arithmetic:pairs=64,demos=64", policy="linear", seeds=1, jobs=0, out=str(tmp_path))
+    assert main(["samples", str(tmp_path), "--prompts", "2", "--json", str(tmp_path / "a.json")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Reward: an RM's in standard deviations" in shown
+    assert "each is scored by its own, the reference by none" in shown
+    assert shown.count("reward accuracy") == 2
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["reward"] == "mixed"
+    for sample in record["samples"]:
+        assert sample["reference"]["rm_score"] is None
+        assert all(reply["rm_score"] is not None for reply in sample["replies"].values())
 
 
 def test_the_report_says_what_each_arm_learns_from(

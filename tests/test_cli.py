@@ -240,6 +240,7 @@ CONTRACT = {
     "reference": SCORES,
     "rewards": {"ppo": dict, "dpo": dict},
     "facts": dict,
+    "arm_facts": {"ppo": dict, "dpo": dict},
     "gates": {"lifted": list, "notes": list},
     "algorithms": {"ppo": ARM, "dpo": ARM},
     "verdict": {

@@ -130,6 +130,7 @@ def test_the_json_contract_key_by_key(six: tuple[Comparison, Path]) -> None:
         "reference",
         "rewards",
         "facts",
+        "arm_facts",
         "gates",
         "algorithms",
         "verdict",
@@ -139,6 +140,7 @@ def test_the_json_contract_key_by_key(six: tuple[Comparison, Path]) -> None:
     assert record["seeds"] == list(range(6))
     assert all(type(record["reference"][name]) is float for name in ("rm_score", "gold_score"))
     assert list(record["algorithms"]) == ["ppo", "dpo"]
+    assert record["arm_facts"] == {"ppo": record["facts"], "dpo": record["facts"]}
     assert record["algorithms"]["ppo"]["config"]["updates"] == 3
     for arm in record["algorithms"].values():
         assert set(arm) == {"config", "runs", "summary"}

@@ -73,6 +73,15 @@ def test_verifiers_are_named_so(tmp_path: Path) -> None:
     assert "RM" not in shown
 
 
+def test_several_rewards_have_no_reference_line(tmp_path: Path) -> None:
+    lines = []
+    for second in ("unigrams", "bigrams"):
+        rewards = {"ppo": {"rm": "unigrams"}, "dpo": {"rm": second}}
+        plots.compare_plot(comparison(rewards=rewards), tmp_path / "c.svg")
+        lines.append(text_of(tmp_path / "c.svg").count("<!-- reference -->"))
+    assert lines == [2, 1]
+
+
 def test_a_judge_is_named_so(tmp_path: Path) -> None:
     plots.compare_plot(comparison(gold="judge"), tmp_path / "c.svg")
     assert "judge score" in text_of(tmp_path / "c.svg")

@@ -105,6 +105,25 @@ def test_scores_bear_the_names_of_what_gives_them(
         assert part not in shown, part
 
 
+@pytest.mark.parametrize("reward", ["mixed", "model"])
+def test_scores_of_several_rewards_have_no_reference_and_say_what_they_are(reward: str) -> None:
+    made = comparison(reward=reward, rewards={"ppo": {"rm": "unigrams"}, "dpo": {"rm": "bigrams"}})
+    shown = render(report.comparison_blocks(made))
+    title, given = {
+        "mixed": ("reward, as each has it", "rewards"),
+        "model": ("RM score, ref sd", "RM scores"),
+    }[reward]
+    row = next(line for line in shown.splitlines() if line.startswith(title))
+    assert row.removeprefix(title).split()[0] == "-"
+    assert row.count("[") == 2
+    flat = " ".join(shown.split())
+    assert ("Reward: an RM's in standard deviations" in flat) == (reward == "mixed")
+    assert f"their {given} are not compared." in flat
+    assert re.search(r"gold score +-0\.10 ", shown)
+    reference = made.as_dict()["reference"]
+    assert (reference["rm_score"], reference["gold_score"]) == (None, pytest.approx(-0.1))
+
+
 def comparison_of(swept: Sweep, gold: str, reward: str) -> Comparison:
     return replace(swept.comparison, gold=gold, reward=reward, facts={})
 

@@ -65,6 +65,17 @@ def test_the_table_splits_gold_and_keeps_to_its_width() -> None:
     assert "should be declined" not in elsewhere
 
 
+def test_costs_of_several_cost_models_are_not_compared() -> None:
+    shown = render(report.comparison_blocks(made()))
+    assert row(shown, "cost, ref sd").split()[3] == "0.00"
+    assert "not compared" not in shown
+    apart = replace(made(), rewards={"ppo": {"rm": "unigrams"}, "ppo_lagrangian": {"rm": "bigrams"}})
+    shown = render(report.comparison_blocks(apart))
+    assert row(shown, "cost, ref sd").split()[3] == "-"
+    assert row(shown, "harm rate, red team").split()[4] == "0.70"
+    assert "their RM scores are not compared, and nor are their costs." in " ".join(shown.split())
+
+
 def test_the_cost_model_is_named_with_how_often_it_is_right() -> None:
     facts = {"cost_model": "linear in a bag of unigrams", "cost_accuracy": 0.747}
     shown = " ".join(render(report.comparison_blocks(replace(made(), facts=facts))).split())

@@ -274,6 +274,17 @@ def test_a_store_of_an_earlier_version_is_read_but_has_no_samples(run: Call, sto
     assert "best_of_n: made by an earlier version, which kept no policy." in out
 
 
+def test_a_constitution_that_has_gone_is_not_missed(run: Call, tmp_path: Path) -> None:
+    rules, store = tmp_path / "c.toml", tmp_path / "ai"
+    shutil.copy(Path(rlhfbench.__file__).parent / "constitutions" / "words.toml", rules)
+    arm = f"dpo:epochs=1,labels=ai,label_constitution={rules}"
+    compare([arm], task="words:pairs=100", seeds=1, jobs=0, out=str(store))
+    before = run(store)
+    rules.unlink()
+    assert run(store) == before
+    assert before[0] == 0
+
+
 # --- the user's pairs ------------------------------------------------------------------------------------------
 
 
