@@ -189,10 +189,9 @@ class Comparison:
 
     def chosen(self, label: str) -> dict[str, Any]:
         """In what an arm's labels and reward are others than the first arm's."""
-        first = self.rewards.get(self.labels[0], {})
-        return {
-            name: value for name, value in self.rewards.get(label, {}).items() if value != first.get(name)
-        }
+        first, own = self.rewards.get(self.labels[0], {}), self.rewards.get(label, {})
+        told = {name: value for name, value in own.items() if value is not None and name != "reward"}
+        return {name: value for name, value in told.items() if value != first.get(name)}
 
     def _reference(self, name: str) -> float | None:
         if not self.paired_seeds or not self.one_scale(name):

@@ -56,7 +56,7 @@ def judge(arms: Sequence[Arm], world: World, i_know: Collection[str] = ()) -> Ga
     )
     passage = guard(proposal, i_know)
     notes += [f"Gate {gate.name}, flagged: {gate.what}; {gate.why}." for gate in passage.flags]
-    return Gates(tuple(gate.name for gate in passage.lifted), tuple(notes))
+    return Gates(tuple(gate.name for gate in passage.lifted), tuple(dict.fromkeys(notes)))
 
 
 def parameters(sizes: TransformerSizes) -> float:
