@@ -20,7 +20,15 @@ from .layout import (
     percent,
     unit,
 )
-from .report_lines import fact_lines, failure_lines, hacking_lines, kl_lines, names_of, unit_of
+from .report_lines import (
+    distance_lines,
+    fact_lines,
+    failure_lines,
+    hacking_lines,
+    kl_lines,
+    names_of,
+    unit_of,
+)
 from .statistics import Interval, summary
 
 SCORES = (
@@ -70,6 +78,7 @@ def comparison_blocks(comparison: Comparison, *, quick: bool = False) -> list[Bl
     blocks += [Note(line, "red") for line in failure_lines(comparison)]
     blocks += [Note(line) for line in hacking_lines(comparison)]
     blocks += [Note(line, "yellow") for line in kl_lines(comparison)]
+    blocks += [Note(line, "dim") for line in distance_lines(comparison)]
     if comparison.paired_seeds and len(comparison.labels) > 1:
         blocks += [Note(""), Note(f"Verdict: {comparison.verdict().text}", "bold")]
     return blocks

@@ -10,6 +10,7 @@ from .hacking import kl_warnings, reward_hacking
 from .layout import (
     Names,
     counted,
+    fixed,
     listed,
     percent,
 )
@@ -175,3 +176,21 @@ def kl_lines(comparison: Comparison) -> Iterator[str]:
             if passed:
                 seed, line = passed[0]
                 yield f"KL monitor, {label}: {line} in seed {seed}; {len(passed)} of {len(runs)} runs."
+
+
+def distance_lines(comparison: Comparison) -> Iterator[str]:
+    """That gains were bought at different KLs, where the intervals of the nearest and the farthest arm are apart."""
+    summaries = {label: comparison.summary(label, "kl") for label in comparison.labels}
+    found = {
+        label: (s.estimate, s.low, s.high)
+        for label, s in summaries.items()
+        if s is not None and s.estimate is not None and s.low is not None and s.high is not None
+    }
+    if len(found) < 2:
+        return
+    near, far = (choose(found, key=lambda label: found[label][0]) for choose in (min, max))
+    if found[near][2] < found[far][1]:
+        yield (
+            f"The arms end at different KLs, from {fixed(found[near][0])} ({near}) to {fixed(found[far][0])} nats "
+            f"({far}): gains at different distances from the reference, and no beta is common to methods."
+        )

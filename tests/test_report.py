@@ -65,6 +65,20 @@ def test_the_table_says_what_was_asked_for() -> None:
     assert "2 of" not in shown.split("reward hacking")[0]
 
 
+@pytest.mark.parametrize(("far", "said"), [(4.0, True), (1.02, False)])
+def test_arms_that_end_at_different_kls_are_told_apart(far: float, said: bool) -> None:
+    base = comparison(("ppo", "dpo"))
+    kls = {"ppo": 1.0, "dpo": far}
+    runs = {
+        label: [replace(run, kl=kls[label] + 0.02 * (i % 5)) for i, run in enumerate(base.runs[label])]
+        for label in base.labels
+    }
+    lines = list(report_lines.distance_lines(replace(base, runs=runs)))
+    assert bool(lines) is said
+    if said:
+        assert lines[0].startswith("The arms end at different KLs, from 1.04 (ppo) to 4.04 nats (dpo)")
+
+
 def test_numbers_are_those_of_the_json() -> None:
     made = comparison()
     found = made.as_dict()["algorithms"]["dpo"]["summary"]["rm_score"]
