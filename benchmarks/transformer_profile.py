@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks import transformer_cases
 from benchmarks.measure import one_core
-from kernels import categorical, nn, optim, policy_gradient, preference
+from kernels import categorical, decoding, nn, optim, policy_gradient, preference
 from kernels.flops import Work
 
 Call = Callable[[], Any]
@@ -38,6 +38,7 @@ KINDS = {
     "embedding": ("embedding",),
     "softmax, drawing, losses": ("logprobs", "draw", "dpo", "clip", "gae", "whiten", "k1"),
     "clipping, AdamW": ("adamw", "global_norm"),
+    "decoding, which calls kernels itself": ("decode",),
 }
 """What stands for a kernel in the table: parts of its name."""
 OWN = "product_jit"
@@ -72,12 +73,16 @@ def products(call: Call) -> list[Product]:
 
     def note_own(x: Any, w: Any, mode: int, skip: int, panel: Any, out: Any) -> Any:
         turned = (mode == nn.TURNED_TIMES, mode == nn.TIMES_TURNED)
-        found.append((_own_shape(x, w, mode, skip), turned, out.strides[0] // out.itemsize))
+        found.append((_own_shape(x, w, mode, skip, panel, out), turned, out.strides[0] // out.itemsize))
         return own(x, w, mode, skip, panel, out)
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(np, "matmul", note))
         stack.enter_context(patch.object(nn, OWN, note_own))
+        stack.enter_context(patch.object(decoding, OWN, note_own))
+        for name, function in vars(decoding).items():  # which is one call, and calls them itself
+            if getattr(function, "__module__", "") == decoding.__name__ and hasattr(function, "py_func"):
+                stack.enter_context(patch.object(decoding, name, function.py_func))
         call()
     return found
 
@@ -86,8 +91,10 @@ def _shape(a: Any, b: Any, *_: Any) -> tuple[int, int, int]:
     return (*a.shape, b.shape[1] if b.ndim > 1 else 1)
 
 
-def _own_shape(x: Any, w: Any, mode: int, skip: int, *_: Any) -> tuple[int, int, int]:
+def _own_shape(x: Any, w: Any, mode: int, skip: int, _panel: Any, out: Any) -> tuple[int, int, int]:
     """Of `kernels.nn.product_jit`; in `w`, or in the left factor where that is turned, columns from `skip` on count."""
+    if mode == nn.PACKED:
+        return *x.shape, out.shape[1]
     if mode == nn.TIMES:
         return x.shape[0], x.shape[1], w.shape[1] - skip
     if mode == nn.TIMES_TURNED:
@@ -136,10 +143,12 @@ def timed(into: dict[Any, list[float]]) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(np, "matmul", watch(_shape, np.matmul)))
-        for module in (nn, categorical, policy_gradient, preference, optim):
+        for module in (nn, decoding, categorical, policy_gradient, preference, optim):
             for name, function in vars(module).items():
                 known = kind_of(name) != name and not name.startswith("_")
-                if known and (name.endswith("_jit") if module is nn else inspect.isfunction(function)):
+                if known and (
+                    name.endswith("_jit") if module in (nn, decoding) else inspect.isfunction(function)
+                ):
                     key = _own_shape if name == OWN else lambda *_, name=name: name
                     watched = watch(key, function)
                     stack.enter_context(patch.object(module, name, watched))

@@ -19,9 +19,18 @@ from ._lanes import _BYTES, _first, broadcast, load_part, store_part, suffix, wi
 from ._row import at, narrow, number, put
 from ._slim import part, stretch
 
-__all__ = ["PANEL", "TIMES", "TIMES_TURNED", "TURNED_TIMES", "product_jit"]
+__all__ = [
+    "PACKED",
+    "PANEL",
+    "TIMES",
+    "TIMES_TURNED",
+    "TURNED_TIMES",
+    "panels_jit",
+    "panels_shape",
+    "product_jit",
+]
 
-TIMES, TIMES_TURNED, TURNED_TIMES = range(3)
+TIMES, TIMES_TURNED, TURNED_TIMES, PACKED = range(4)
 
 ROWS = 6
 """Of the left factor at a time."""
@@ -171,29 +180,62 @@ def _copy_turned(b, k, stop, j, wide, panel):
             put(to, d * W, at(row, d))
 
 
+@jit(forceinline=True)
+def _copy_panel(b, kind, k, stop, j, wide, panel):
+    """Writes the panel for rows k to stop and columns from j on of the right factor."""
+    if kind == TIMES_TURNED:
+        _copy_turned(b, k, stop, j, wide, panel)
+    else:
+        _copy(b, k, stop, j, wide, panel)
+
+
+def panels_shape(deep, columns, itemsize):
+    """(panels, elements of each) of a right factor of so many rows and columns."""
+    full = _WIDE * _REGISTER // itemsize
+    return -(-deep // DEEP) * -(-columns // full), DEEP * full
+
+
+@jit
+def panels_jit(b, kind, panels):
+    """Writes w (C, F) for TIMES, or w' for TIMES_TURNED, as PACKED takes it; gives how many panels (`panels_shape`)."""
+    deep, columns = (b.shape[1], b.shape[0]) if kind == TIMES_TURNED else b.shape
+    width_ = panel_width(panels[0])
+    n = 0
+    for k in range(0, deep, DEEP):
+        for j in range(0, columns, width_):
+            _copy_panel(b, kind, k, min(k + DEEP, deep), j, min(width_, columns - j), panels[n])
+            n += 1
+    return n
+
+
 @jit
 def product_jit(a, b, kind, skip, panel, out):
     """One of three products for x (N, C), d (N, F) and w (C, F), of each only the columns from `skip` on but of C.
 
     TIMES writes out (N, F): x w. TIMES_TURNED writes out (N, C): d w'. TURNED_TIMES accumulates into out (C, F):
-    x' d. `panel` (PANEL,) is scratch.
+    x' d. `panel` (PANEL,) is scratch. PACKED writes what TIMES or TIMES_TURNED would, of all columns, where b begins
+    with what `panels_jit` made of w: for few rows, and a w that many products have. Gives how many panels those were.
     """
     turned = kind == TURNED_TIMES
     first = skip if kind == TIMES_TURNED else 0
     deep = a.shape[0] if turned else a.shape[1]
-    width_ = panel_width(panel)
+    width_ = panel_width(b[0] if kind == PACKED else panel)
+    n = 0
     for k in range(first, deep, DEEP):
         stop = min(k + DEEP, deep)
         add = turned or k > first
         for j in range(0 if kind == TIMES_TURNED else skip, out.shape[1], width_):
             wide = min(width_, out.shape[1] - j)
-            if kind == TIMES_TURNED:
-                _copy_turned(b, k, stop, j, wide, panel)
+            right = panel
+            if kind == PACKED:
+                right = b[n]
+                n += 1
             else:
-                _copy(b, k, stop, j, wide, panel)
+                _copy_panel(b, kind, k, stop, j, wide, panel)
             if wide > width_ // 2:
                 for i in range(0, out.shape[0], ROWS):
-                    _whole_tile(a, i, k, stop - k, turned, panel, out, j, wide, add)
+                    _whole_tile(a, i, k, stop - k, turned, right, out, j, wide, add)
             else:
                 for i in range(0, out.shape[0], ROWS):
-                    _half_tile(a, i, k, stop - k, turned, panel, out, j, wide, add)
+                    _half_tile(a, i, k, stop - k, turned, right, out, j, wide, add)
+    return n

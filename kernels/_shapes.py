@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import lower_builtin, type_callable
 
-__all__ = ["flat", "matrix"]
+__all__ = ["block", "flat", "matrix", "piece"]
 
 
 def flat(x):
@@ -60,3 +60,44 @@ def _lower_matrix(context, builder, sig, args):
     if sig.args[0].layout == "C":  # where T is 1, its stride may be any number
         step, inner = builder.mul(V, x.itemsize), x.itemsize
     return _view(context, builder, sig, args[0], [builder.mul(B, T), V], [step, inner])
+
+
+def piece(x, start, size):
+    """Elements from `start` on of a flat array."""
+    return x[start : start + size]
+
+
+def block(x, start, rows, columns):
+    """Elements from `start` on of a flat array, as (rows, columns)."""
+    return x[start : start + rows * columns].reshape(rows, columns)
+
+
+@type_callable(piece)
+def _type_piece(context):
+    return lambda x, start, size: x if isinstance(x, types.Array) and x.ndim == 1 else None
+
+
+@type_callable(block)
+def _type_block(context):
+    def typed(x, start, rows, columns):
+        return x.copy(ndim=2) if isinstance(x, types.Array) and x.ndim == 1 else None
+
+    return typed
+
+
+@lower_builtin(piece, types.Array, types.Integer, types.Integer)
+@lower_builtin(block, types.Array, types.Integer, types.Integer, types.Integer)
+def _lower_cut(context, builder, sig, args):
+    x = context.make_array(sig.args[0])(context, builder, args[0])
+    start, *shape = (
+        context.cast(builder, value, kind, types.intp)
+        for value, kind in zip(args[1:], sig.args[1:], strict=True)
+    )
+    strides = [x.itemsize] if len(shape) == 1 else [builder.mul(shape[1], x.itemsize), x.itemsize]
+    view = context.make_array(sig.return_type)(context, builder)
+    for field in ("meminfo", "parent", "itemsize"):
+        setattr(view, field, getattr(x, field))
+    view.nitems = shape[0] if len(shape) == 1 else builder.mul(*shape)
+    view.data = builder.gep(x.data, [start])
+    view.shape, view.strides = cgutils.pack_array(builder, shape), cgutils.pack_array(builder, strides)
+    return impl_ret_borrowed(context, builder, sig.return_type, view._getvalue())

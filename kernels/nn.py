@@ -38,12 +38,13 @@ from ._nn_norm import (
 )
 from ._nn_product import product
 from ._nn_tokens import Draw, EmbeddingGradients, draw, embedding, embedding_backward
-from ._products import PANEL, TIMES, TIMES_TURNED, TURNED_TIMES, product_jit
+from ._products import PACKED, PANEL, TIMES, TIMES_TURNED, TURNED_TIMES, panels_jit, panels_shape, product_jit
 from ._sampling import sample_scratch
 from ._spans import spans_of
 
 __all__ = [
     "GELU",
+    "PACKED",
     "PANEL",
     "TIMES",
     "TIMES_TURNED",
@@ -78,6 +79,8 @@ __all__ = [
     "layer_norm_backward",
     "layer_norm_backward_jit",
     "layer_norm_jit",
+    "panels_jit",
+    "panels_shape",
     "product",
     "product_jit",
     "residual_norm",

@@ -141,6 +141,11 @@ def _product(x):
     return nn.product_jit, (x.x, x.qkv, nn.TURNED_TIMES, 0, scratch, x.ones(x.size.C, 3 * x.size.C))
 
 
+def _panels(x):
+    shape = nn.panels_shape(x.size.C, 3 * x.size.C, x.qkv.itemsize)
+    return nn.panels_jit, (x.qkv[: x.size.C], nn.TIMES, x.empty(*shape))
+
+
 def _draw(x):
     scratch = nn.sample_scratch(V, x.logits.dtype)
     return nn.draw_jit, (x.logits, x.uniforms, *scratch, np.zeros(x.size.N, np.int64), x.empty(x.size.N))

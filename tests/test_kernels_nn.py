@@ -77,6 +77,22 @@ def test_products_equal_the_twin(dtype, size, skip):
     check(nn.TURNED_TIMES, x, d, w, grown)
 
 
+@DTYPE
+@pytest.mark.parametrize("size", [(7, 5, 9), (13, 70, 41), (6, 64, 192), (4, 129, 33), (1, 1, 1)])
+def test_a_factor_that_was_packed_gives_the_same(dtype, size):
+    N, C, F = size
+    rng = np.random.default_rng(0)
+    x, w, d = (rng.normal(size=shape).astype(dtype) for shape in ((N, C), (C, F), (N, F)))
+    panel = np.full(nn.PANEL, np.nan, dtype)
+    for kind, a, shape in ((nn.TIMES, x, (C, F)), (nn.TIMES_TURNED, d, (F, C))):
+        panels = np.full(nn.panels_shape(*shape, x.itemsize), np.nan, dtype)
+        found, want = np.full((2, N, shape[1]), 9, dtype)
+        assert nn.panels_jit(w, kind, panels) == len(panels)
+        assert nn.product_jit(a, panels, nn.PACKED, 0, panel, found) == len(panels)
+        nn.product_jit(a, w, kind, 0, panel, want)
+        np.testing.assert_allclose(found, want, rtol=0, atol=0 if JIT else 1e-4)
+
+
 @pytest.mark.skipif(not JIT, reason="NumPy adds up in an order of its own")
 @DTYPE
 def test_a_row_of_a_product_depends_on_no_other(dtype):

@@ -15,6 +15,7 @@ import pytest
 from differences import gradient
 
 from rlhfbench.optimizer import AdamW
+from rlhfbench.policies import _decoding
 from rlhfbench.policies._buffers import LARGE, Buffers
 from rlhfbench.policies._products import NARROW, accumulate, times, times_turned
 from rlhfbench.policies.transformer import TransformerPolicy
@@ -161,6 +162,17 @@ def test_sampling_with_the_cache_gives_the_logprobs_of_the_whole(dtype):
 
 
 @COMPILED
+@pytest.mark.parametrize("few", [1, 2, 5])
+def test_samples_are_the_same_however_many_are_drawn_at_a_time(monkeypatch, few):
+    policy, uniforms = make(), np.random.default_rng(3).random(RESPONSES.shape)
+    want = policy.sample(PROMPTS, uniforms)
+    assert 0 < want.mask.sum() < want.mask.size  # some end before others
+    monkeypatch.setattr(_decoding, "slots", lambda *_: few)
+    found = policy.sample(PROMPTS, uniforms)
+    for name in ("responses", "mask", "logprobs"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(want, name))
+
+
 def test_samples_follow_the_probabilities():
     policy, n = make(np.float32), 20_000
     prompts = np.repeat(PROMPTS[1:2], n, axis=0)

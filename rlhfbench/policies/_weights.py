@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod, sqrt
 from typing import NamedTuple
 
 import numpy as np
 
-from ..types import Float
+from ..types import Float, Int
 
 
 class Sizes(NamedTuple):
@@ -80,6 +81,19 @@ def views(flat: Float, sizes: Sizes) -> Weights:
     n = len(Layer._fields)
     layers = tuple(Layer(*inner[i : i + n]) for i in range(0, len(inner), n))
     return Weights(table, places, layers, *tensors[-4:])
+
+
+def blocks(flat: Float, sizes: Sizes) -> Float:
+    """The part of `flat` that is blocks, a row each."""
+    begin = (sizes.tokens + sizes.places) * sizes.width
+    each = sum(prod(shape) for shape in _layer_shapes(sizes))
+    return flat[begin : begin + sizes.layers * each].reshape(sizes.layers, each)
+
+
+@cache
+def starts(sizes: Sizes) -> Int:
+    """Where in its block's row each tensor begins, in the order of `Layer`."""
+    return np.cumsum([0, *(prod(shape) for shape in _layer_shapes(sizes)[:-1])])
 
 
 def initialise(weights: Weights, rng: np.random.Generator) -> None:

@@ -1,0 +1,74 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Calls of one compiled function by another through its address, so that its machine code is made once.
+
+Numba hands a function's code to each of its callers, which compile it once more, together with theirs. That is what
+small functions are for; of a caller that has many large ones, such as a whole decoding loop, it would be most of the
+compilation. `call` finds the code where it is already. Addresses are of one process: whoever calls from Python looks
+them up (`address`) for the types that the caller will use, and hands them over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import lower_builtin, type_callable
+
+__all__ = ["address", "call"]
+
+
+def address(function: Any, kinds: tuple[Any, ...]) -> int:
+    """Where the machine code of a jitted function lies that takes arguments of these Numba types."""
+    if not hasattr(function, "overloads"):
+        return 0  # NUMBA_DISABLE_JIT
+    function.compile(kinds)
+    compiled = function.overloads[kinds]
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+
+def call(function, address, arguments):
+    """What the function returns for a tuple of numbers and of arrays in C order that may be written to.
+
+    `address` is that for their types; for others than these this is not compiled.
+    """
+    return function(*arguments)
+
+
+def _plain(kind):
+    """Whether an argument is as callers look it up; others would have machine code of their own."""
+    return not isinstance(kind, types.Array) or (kind.layout == "C" and kind.mutable and kind.aligned)
+
+
+def _result(function, arguments):
+    """Type of the result, and those of the arguments that the function is compiled for."""
+    kinds = tuple(types.unliteral(kind) for kind in arguments)
+    function.dispatcher.compile(kinds)
+    return function.dispatcher.overloads[kinds].signature.return_type, kinds
+
+
+@type_callable(call)
+def _type_call(context):
+    def typed(function, address, arguments):
+        if isinstance(function, types.Dispatcher) and all(map(_plain, arguments)):
+            return _result(function, arguments)[0]
+        return None
+
+    return typed
+
+
+@lower_builtin(call, types.Dispatcher, types.Integer, types.BaseTuple)
+def _lower_call(context, builder, sig, args):
+    function, _, arguments = sig.args
+    result, kinds = _result(function, arguments)
+    given = [
+        context.cast(builder, value, kind, wanted)
+        for value, kind, wanted in zip(cgutils.unpack_tuple(builder, args[2]), arguments, kinds, strict=True)
+    ]
+    code = context.call_conv.get_function_type(result, kinds).as_pointer()
+    status, value = context.call_conv.call_function(
+        builder, builder.inttoptr(args[1], code), result, kinds, given
+    )
+    with cgutils.if_unlikely(builder, status.is_error):
+        context.call_conv.return_status_propagate(builder, status)
+    return value

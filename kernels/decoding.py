@@ -1,0 +1,252 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Sampling token by token from a pre-norm transformer with tied embeddings: for `rlhfbench.policies`.
+
+As many sequences are decoded at a time as there are slots of the cache, so that their keys and values, the weights and
+all between stay in the second-level cache; where one ends, the next takes its slot. What a row becomes does not depend
+on the rows beside it. Kernels are called through their addresses (`_linked`): this loop is compiled without them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.np.numpy_support import from_dtype
+
+from ._attention_step import attention_step_jit, fill_cache_jit
+from ._blocks import draw_jit, embedding_jit, gelu_jit, layer_norm_jit, residual_norm_jit
+from ._check import Array, sums
+from ._jit import jit
+from ._linked import address, call
+from ._products import PACKED, TIMES, TIMES_TURNED, panels_jit, panels_shape, product_jit
+from ._rows import START
+from ._shapes import block, matrix, piece
+
+__all__ = ["TENSORS", "Model", "Now", "Prompts", "Room", "addresses", "decode_jit", "panels_of", "row_size"]
+
+TENSORS = GAIN1, SHIFT1, QKV, PROJ, PROJ_BIAS, GAIN2, SHIFT2, UP, UP_BIAS, DOWN, DOWN_BIAS = range(11)
+"""Of a block: x + proj(attention(qkv(norm1 x))), then x + down(gelu(up(norm2 x)))."""
+
+
+class Model(NamedTuple):
+    """A transformer of L blocks, width C and vocabulary V; the perceptrons are 4 C wide.
+
+    Attributes
+    ----------
+    table, places : (tokens, C), (context + T, C)
+        Of the token table the first V rows are what logits are made of, too, and the next one is the start token.
+    gain, shift : (C,)
+        Of the last norm.
+    blocks : (L, size)
+        All tensors of a block, one after the other.
+    starts : (11,)
+        Where each of `TENSORS` begins.
+    panels : (panels, size)
+        Room for all weights as `product_jit` takes them packed: `panels_shape` of each of a block, and of the head.
+    heads, V, context : int
+        The start token's place is `context`.
+    eos, never : int
+        Token that ends a sequence, and one that has the logit `floor`; -1: none.
+    floor : float
+    """
+
+    table: Array
+    places: Array
+    gain: Array
+    shift: Array
+    blocks: Array
+    starts: Array
+    panels: Array
+    heads: int
+    V: int
+    context: int
+    eos: int
+    never: int
+    floor: float
+
+
+class Prompts(NamedTuple):
+    """`qkv` (L, rows, 3 C) of all prompts' tokens; of each sequence the first row of its prompt, and how many."""
+
+    qkv: Array
+    before: Array
+    prefix: Array
+
+
+class Room(NamedTuple):
+    """Scratch for S slots and J places: `keys` (L, S, C, J), `values` (L, S, J, C), and what a step needs.
+
+    `row` is (`step_room`,), `panel` (PANEL,), `weights`, `masses`, `tops` are from `sample_scratch`; `rows` has
+    `row_size` numbers a slot, `uniforms` a float64, `drawn` the log-probability of what is drawn.
+    """
+
+    keys: Array
+    values: Array
+    row: Array
+    panel: Array
+    weights: Array
+    masses: Array
+    tops: Array
+    rows: Array
+    uniforms: Array
+    drawn: Array
+
+
+class Now(NamedTuple):
+    """Of each sequence that is being decoded (S,): number, slot, latest token, that one's place, what is before it."""
+
+    sequences: Array
+    slots: Array
+    tokens: Array
+    places: Array
+    ends: Array
+
+
+FILL, PACK, EMBED, NORM, TIMES_, ATTEND, RESIDUAL, GELU, DRAW = range(9)
+
+
+@cache
+def addresses(dtype: Any) -> Array:
+    """Where the kernels are that `decode_jit` calls for arrays of this type."""
+    if dtype.hasobject:
+        return np.zeros(9, np.int64)
+    x, mass = from_dtype(dtype), from_dtype(np.dtype(sums(dtype)))
+    x1, x2, x3 = (types.Array(x, ndim, "C") for ndim in (1, 2, 3))
+    m1, d1, i1 = (types.Array(kind, 1, "C") for kind in (mass, types.float64, types.int64))
+    i = types.int64
+    called = (
+        (fill_cache_jit, (x2, i1, i1, x3, x3)),
+        (panels_jit, (x2, i, x2)),
+        (embedding_jit, (i1, i1, x2, x2, x2)),
+        (layer_norm_jit, (x2, x1, x1, x1, x1, x2)),
+        (product_jit, (x2, x2, i, i, x1, x2)),
+        (attention_step_jit, (x2, i1, i1, i, x2, x2, x1, x2)),
+        (residual_norm_jit, (x2, x2, x1, x1, x1, x1, x1, x2, x2)),
+        (gelu_jit, (x1, x2, x2)),
+        (draw_jit, (x2, d1, x1, m1, x1, i1, x1)),
+    )
+    return np.array([address(function, kinds) for function, kinds in called])
+
+
+def panels_of(layers: int, C: int, V: int, itemsize: int) -> tuple[int, int]:
+    """Shape of `Model.panels`."""
+    shapes = [panels_shape(*shape, itemsize) for shape in ((C, 3 * C), (C, C), (C, 4 * C), (4 * C, C))]
+    head, elements = panels_shape(C, V, itemsize)
+    return layers * sum(count for count, _ in shapes) + head, elements
+
+
+def row_size(C: int, V: int) -> int:
+    """Numbers of `Room.rows` a slot."""
+    return 15 * C + V + 2
+
+
+@jit(inline="always")
+def _pack(code, model):
+    """Fills the panels, in the order in which a step takes them."""
+    L, C, n = model.blocks.shape[0], model.table.shape[1], 0
+    for i in range(L):
+        flat = model.blocks[i]
+        for name, rows, columns in ((QKV, C, 3 * C), (PROJ, C, C), (UP, C, 4 * C), (DOWN, 4 * C, C)):
+            w = block(flat, model.starts[name], rows, columns)
+            n += call(panels_jit, code[PACK], (w, TIMES, model.panels[n:]))
+    call(panels_jit, code[PACK], (model.table[: model.V], TIMES_TURNED, model.panels[n:]))
+
+
+@jit(inline="always")
+def _admit(code, model, prompts, room, now, n, b):
+    """Makes sequence b the nth of those that are being decoded."""
+    slot = now.slots[n]
+    before, prefix = prompts.before[b : b + 1], prompts.prefix[b : b + 1]
+    for i in range(model.blocks.shape[0]):
+        keys, values = room.keys[i, slot : slot + 1], room.values[i, slot : slot + 1]
+        call(fill_cache_jit, code[FILL], (prompts.qkv[i], before, prefix, keys, values))
+    now.sequences[n], now.tokens[n], now.places[n], now.ends[n] = b, model.V, model.context, prefix[0]
+
+
+@jit(inline="always")
+def _step(code, model, room, now, n):
+    """From the latest tokens of n sequences to the next ones, which take their place."""
+    L, C = room.keys.shape[0], room.keys.shape[2]
+    V, N, rows, panels, panel = model.V, n * C, room.rows, model.panels, room.panel
+    stream, inside = block(rows, 0, n, C), block(rows, N, n, C)
+    normed, branch = block(rows, 2 * N, n, C), block(rows, 3 * N, n, C)
+    qkv, slopes = block(rows, 4 * N, n, 3 * C), block(rows, 7 * N, n, 4 * C)
+    active, logits = block(rows, 11 * N, n, 4 * C), block(rows, 15 * N, n, V)
+    moments = 15 * N + n * V
+    means, shares, drawn = piece(rows, moments, n), piece(rows, moments + n, n), room.drawn[:n]
+    tokens, slots, ends = now.tokens[:n], now.slots[:n], now.ends[:n]
+    call(embedding_jit, code[EMBED], (tokens, now.places[:n], model.table, model.places, stream))
+    flat, starts = model.blocks[0], model.starts
+    gain, shift = piece(flat, starts[GAIN1], C), piece(flat, starts[SHIFT1], C)
+    call(layer_norm_jit, code[NORM], (stream, gain, shift, means, shares, normed))
+    p = 0
+    for i in range(L):
+        flat = model.blocks[i]
+        p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, qkv))
+        keys, values = matrix(room.keys[i]), matrix(room.values[i])
+        call(
+            attention_step_jit, code[ATTEND], (qkv, slots, ends, model.heads, keys, values, room.row, normed)
+        )
+        p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, branch))
+        bias = piece(flat, starts[PROJ_BIAS], C)
+        gain, shift = piece(flat, starts[GAIN2], C), piece(flat, starts[SHIFT2], C)
+        call(
+            residual_norm_jit,
+            code[RESIDUAL],
+            (stream, branch, bias, gain, shift, means, shares, inside, normed),
+        )
+        p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, slopes))
+        call(gelu_jit, code[GELU], (piece(flat, starts[UP_BIAS], 4 * C), slopes, active))
+        p += call(product_jit, code[TIMES_], (active, panels[p:], PACKED, 0, panel, branch))
+        bias = piece(flat, starts[DOWN_BIAS], C)
+        if i + 1 < L:
+            flat = model.blocks[i + 1]
+            gain, shift = piece(flat, starts[GAIN1], C), piece(flat, starts[SHIFT1], C)
+        else:
+            gain, shift = model.gain, model.shift
+        call(
+            residual_norm_jit,
+            code[RESIDUAL],
+            (inside, branch, bias, gain, shift, means, shares, stream, normed),
+        )
+    call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, logits))
+    if model.never >= 0:
+        for k in range(n):
+            logits[k, model.never] = model.floor
+    draw = logits, room.uniforms[:n], room.weights, room.masses, room.tops, tokens, drawn
+    call(draw_jit, code[DRAW], draw)
+
+
+@jit
+def decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, mask):
+    """Draws a response to each prompt by `uniforms` (B, T): writes responses, logprobs and mask (B, T), which are 0.
+
+    `code` is from `addresses`.
+    """
+    B, T = uniforms.shape
+    _pack(code, model)
+    for s in range(now.slots.shape[0]):
+        now.slots[s] = s
+    n, following = START, START
+    while n > 0 or following < B:
+        while n < now.slots.shape[0] and following < B:
+            _admit(code, model, prompts, room, now, n, following)
+            n += 1
+            following += 1
+        for k in range(n):
+            room.uniforms[k] = uniforms[now.sequences[k], now.places[k] - model.context]
+        _step(code, model, room, now, n)
+        left = START
+        for k in range(n):
+            b, token, place, slot = now.sequences[k], now.tokens[k], now.places[k], now.slots[k]
+            t = place - model.context
+            responses[b, t], logprobs[b, t], mask[b, t] = token, room.drawn[k], 1
+            if t + 1 < T and token != model.eos:
+                # Those that end hand their slots to the places behind.
+                now.slots[k], now.slots[left] = now.slots[left], slot
+                now.sequences[left], now.tokens[left] = b, token
+                now.places[left], now.ends[left] = place + 1, now.ends[k] + 1
+                left += 1
+        n = left
