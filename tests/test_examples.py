@@ -69,6 +69,18 @@ def test_the_torch_example_fails_on_a_wrong_gradient(folder: Path, tmp_path: Pat
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "they DIFFER"), done.stderr
 
 
+def test_links_between_documents_lead_somewhere(checkout: Path) -> None:
+    pages = [*checkout.glob("*.md"), *checkout.glob("docs/**/*.md"), *checkout.glob("outputs/*.md")]
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in target
+    ]
+    assert len(links) > 20
+    assert not [link for link in links if not (link[0].parent / link[1]).exists()]
+
+
 # --- docs/kernels.md ---------------------------------------------------------------------------------------------
 
 
