@@ -56,12 +56,14 @@ def job_parts() -> dict[str, Part]:
     )
     rollout = size._replace(rows=ppo.batch_size, epochs=ppo.num_ppo_epochs, minibatches=ppo.num_mini_batches)
 
-    def learner(case: str, config: Any, rows: float) -> Part:
-        updates = config.epochs * -(-int(rows) // config.batch_size)
+    def learner(case: str, config: Any, rows: float, epochs: int | None = None) -> Part:
+        batches = -(-int(rows) // config.batch_size)
+        updates = batches * (epochs or config.epochs)
         return Part(TRL, case, updates, size._replace(rows=config.batch_size))
 
+    passes = tuning.passes(-(-task.demos // tuning.batch_size))
     return {
-        "SFT": learner("sft", tuning, task.demos),
+        "SFT": learner("sft", tuning, task.demos, passes),
         "reward model": learner("reward", scoring, task.pairs * (1 - scoring.validation)),
         "DPO": learner("dpo", dpo, task.pairs),
         "PPO": Part(PPO, "ppo", ppo.updates, rollout),

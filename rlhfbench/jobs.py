@@ -277,15 +277,12 @@ def warm_up(job: Job) -> list[tuple[str, Result]]:
     """Run each arm for two yields on a small world like its own, so that all it needs is compiled; report the time."""
     from .prepare import Prepared, fine_tuned_reference, prepare
     from .run import run
-    from .sft import SFT
 
     policy, stand_in = job.world.policy, UserVerifier("of the warm-up", _length, Path(__file__))
-    # More steps would meet no other kernel.
-    brief = replace(SFT[choose_policy(policy).name], epochs=1, fewest_steps=0)
 
     def small(text: str) -> Prepared:
         task = load_task(text)
-        start = fine_tuned_reference(task, policy, job.seed, brief)
+        start = fine_tuned_reference(task, policy, job.seed, brief=True)
         return prepare(task, policy, job.seed, 8, None if "rm=" in text else stand_in, start)
 
     with _compiling("done"):

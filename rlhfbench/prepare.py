@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from .rewards.bradley_terry import train_reward_model
 from .rewards.gold import Gold, Judge, TaskGold
 from .rewards.verifier import Verifier
 from .seeding import stream
-from .sft import SFT, FineTuning, Model, fine_tune, make_policy
+from .sft import SFT, Model, fine_tune, make_policy
 from .tasks.labels import cost_of_a_label, label_facts, price_of_a_person
 from .tasks.reward_choice import reward_kind
 from .types import Demonstrations, Float, Int, Need, Policy, PreferencePairs, RewardKind, Task
@@ -80,17 +80,19 @@ class FineTuned:
     meter: ComputeMeter
 
 
-def fine_tuned_reference(task: Task, policy: str, seed: int, settings: FineTuning | None = None) -> FineTuned:
+def fine_tuned_reference(task: Task, policy: str, seed: int, *, brief: bool = False) -> FineTuned:
     """Demonstrations -> SFT policy: the same for all arms of a seed, whatever their labels and rewards are.
 
-    Learnt with the policy's own `rlhfbench.sft.SFT` unless other settings are given.
+    `brief` is for the warm-up: one epoch, as more would meet no other kernel.
     """
     task = task.for_seed(stream(seed, "split"))
     meter = ComputeMeter()
     reference = make_policy(policy, task, stream(seed, "weights"))
     reference.charge = lambda kind, work, tokens: meter.add("sft", work)
     demonstrations = task.demonstrations(stream(seed, "demonstrations"))
-    settings = settings or SFT[choose_policy(policy).name]
+    settings = SFT[choose_policy(policy).name]
+    if brief:
+        settings = replace(settings, epochs=1, fewest_steps=0)
     fine_tune(reference, demonstrations, stream(seed, "sft"), meter, settings)
     reference.charge = None
     return FineTuned(reference, demonstrations, meter)

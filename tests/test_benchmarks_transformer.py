@@ -97,6 +97,7 @@ def test_the_job_has_the_sizes_of_the_default_comparison() -> None:
     assert {(part.size.prompt, part.size.length) for part in parts.values()} == {(2, 12)}
     assert parts["PPO"].size.rows % parts["PPO"].size.minibatches == 0
     assert all(part.updates > 0 for part in parts.values())
+    assert parts["SFT"].updates == 500  # 2,000 demonstrations, 16 at a time, until 480 steps have been made
 
 
 # Goals
