@@ -167,10 +167,10 @@ def a_seed(job: dict[str, Any]) -> float:
 
 def _around(job: dict[str, Any]) -> dict[str, float]:
     """Seconds of processor of the command that are no seed's."""
-    return {
-        f"starting {job['cores']} workers, loading kernels": job["cores"] * job["seed"]["start"],
-        "starting the command, reporting": job[OURS].get("again", {}).get("processor", 0.0),
-    }
+    parts = {f"starting {job['cores']} workers, loading kernels": job["cores"] * job["seed"]["start"]}
+    if "again" in job[OURS]:
+        parts["starting the command, reporting"] = job[OURS]["again"]["processor"]
+    return parts
 
 
 def multiplied(part: dict[str, Any]) -> float | None:

@@ -191,6 +191,7 @@ def test_our_seeds_are_taken_apart() -> None:
     text = transformer_text.markdown(found()._replace(job=job()))
     assert "| all training | 4 s | 50% | 0.0 | 0 | 30 s | 7.5 × |" in text
     assert "| evaluation: scores | 4 s | 50% | 0.0 | 0 |  |  |" in text
+    assert "| starting the command, reporting | 1.0 |" in text
     assert "| cores that waited | 5.0 |" in text
     assert "| 50% | 38% | 12% |" in text
 
@@ -203,9 +204,9 @@ def test_seconds_of_a_seed_are_the_commands() -> None:
 
 def test_a_job_of_an_earlier_version_prints() -> None:
     older = job(rlhfbench={"seconds": 45.0, "processor": 85.0})
-    assert "| starting the command, reporting | 0.0 |" in transformer_text.markdown(
-        found()._replace(job=older)
-    )
+    text = transformer_text.markdown(found()._replace(job=older))
+    assert "| 10 seeds | 81.0 |" in text
+    assert "reporting" not in text
     del older["seed"]
     assert "by phase" not in transformer_text.markdown(found()._replace(job=older, profiles={}))
 
