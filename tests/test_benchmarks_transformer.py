@@ -260,6 +260,7 @@ def test_a_phase_has_what_is_not_of_the_phases_within() -> None:
     assert ledger.seconds["inner"] > ledger.seconds["outer"] > 0
 
 
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
 def test_a_seed_is_taken_apart() -> None:
     settings = {
         "task": "sentences-small:pairs=64,demos=64",
