@@ -13,7 +13,7 @@ import json
 import sys
 import tracemalloc
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import Any
@@ -127,15 +127,15 @@ def replay(found: list[Product]) -> Call:
 
 
 @contextmanager
-def timed(into: dict[Any, list[float]]) -> Iterator[None]:
+def timed(into: dict[Any, list[float]], clock: Callable[[], float] = perf_counter) -> Iterator[None]:
     """Adds up seconds and calls of every kernel, and of each shape of product, while it lasts."""
 
     def watch(key: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **more: Any) -> Any:
-            start = perf_counter()
+            start = clock()
             result = function(*args, **more)
-            taken = into[key(*args)]
-            taken[0] += perf_counter() - start
+            taken = into.setdefault(key(*args), [0.0, 0.0])
+            taken[0] += clock() - start
             taken[1] += 1
             return result
 
@@ -153,6 +153,15 @@ def timed(into: dict[Any, list[float]]) -> Iterator[None]:
                     watched = watch(key, function)
                     stack.enter_context(patch.object(module, name, watched))
         yield
+
+
+def by_kind(kernels: Mapping[Any, list[float]], whole: float) -> dict[str, float]:
+    """What `timed` found, by row of the table; what is left of the `whole` is Python and NumPy."""
+    kinds: Counter[str] = Counter()
+    for key, (taken, _) in kernels.items():
+        kinds[kind_of(key) if isinstance(key, str) else MATMUL] += taken  # type: ignore[assignment]
+    rows = {kind: float(kinds[kind]) for kind in KINDS if kind in kinds}
+    return rows | {REST: whole - sum(rows.values())}
 
 
 @contextmanager
@@ -190,25 +199,20 @@ def profile(case: str, size: transformer_cases.Size) -> dict[str, Any]:
     setup.done.clear()
     call()
     done: dict[str, Work] = dict(setup.done)
-    kernels: dict[Any, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    kernels: dict[Any, list[float]] = {}
     with timed(kernels):
         whole = _mean(call)
     by_phase: dict[str, list[float]] = defaultdict(lambda: [0.0])
     with phases(setup, by_phase):
         _mean(call)
     shapes = {key: value for key, value in kernels.items() if isinstance(key, tuple)}
-    kinds: Counter[str] = Counter({MATMUL: sum(taken for taken, _ in shapes.values()) / ROUNDS})
-    for name, (taken, _) in kernels.items():
-        if isinstance(name, str):
-            kinds[kind_of(name)] += taken / ROUNDS  # type: ignore[assignment]
-    kinds[REST] = whole - sum(kinds.values())  # type: ignore[assignment]
     return {
         "case": case,
         "size": size._asdict(),
         "seconds": whole,
         "flops": {name: work.flops for name, work in done.items()},
         "phases": {name: taken / ROUNDS for name, (taken,) in by_phase.items()},
-        "kinds": dict(kinds),
+        "kinds": {kind: taken / ROUNDS for kind, taken in by_kind(kernels, whole * ROUNDS).items()},
         "products": [[*key, calls / ROUNDS, taken / ROUNDS] for key, (taken, calls) in shapes.items()],
         "allocated": allocated(call),
     }

@@ -16,12 +16,10 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks import transformer_cases
 from benchmarks.table import machine, write
@@ -36,15 +34,11 @@ from benchmarks.transformer_goals import (
     PRODUCTS,
     TRL,
     Found,
-    markdown,
+    profile_name,
 )
+from benchmarks.transformer_job import JOB_CORES, JOB_SEEDS, job_parts, ours_in_full, seeds_in_parts
+from benchmarks.transformer_text import markdown
 from benchmarks.turns import SETTINGS, Side, take_turns
-from rlhfbench.jobs import open_task
-from rlhfbench.policy_choice import TransformerSizes
-from rlhfbench.registry import parse_arm
-from rlhfbench.rewards.transformer_training import RewardModelConfig
-from rlhfbench.seeding import stream
-from rlhfbench.sft import SFT
 
 BEGIN, END = "<!-- benchmarks.transformer_table: begin -->", "<!-- benchmarks.transformer_table: end -->"
 TRL_SIDES = {
@@ -54,7 +48,6 @@ TRL_SIDES = {
 }
 """Names of the sides that another interpreter runs, and of their cases there."""
 SCRIPT = Path(__file__).parent / "peers" / "trl_cases.py"
-JOB_SEEDS, JOB_CORES = 10, 2
 
 
 class Peers:
@@ -121,14 +114,18 @@ def measure(found: Found, peers: Peers, pattern: str, quick: bool) -> Iterator[s
             if pattern in title:
                 found.records[title] = record(case, size, commands(case, size, peers), 3.0 if quick else 15.0)
                 yield title
-    for case in transformer_cases.CASES:
-        title = f"profile of {case}"
-        if pattern in title:
-            found.profiles[case] = profile(case, SIZES["width 64"])
-            yield title
+    for size_name, size in SIZES.items():
+        for case in transformer_cases.CASES:
+            name = profile_name(case, size_name)
+            if pattern in f"profile of {name}":
+                found.profiles[name] = profile(case, size)
+                yield f"profile of {name}"
     if pattern in "ten seeds":
         found.job.update(job(peers, quick))
         yield "ten seeds"
+    elif pattern in "seeds in parts":
+        found.job["seed"] = seeds_in_parts()
+        yield "seeds in parts"
 
 
 def profile(case: str, size: Size) -> Any:
@@ -138,42 +135,6 @@ def profile(case: str, size: Size) -> Any:
 
 
 # Ten seeds
-
-
-class Part(NamedTuple):
-    """What a seed of the job needs of one of TRL's trainers: how many updates of what size."""
-
-    side: str
-    case: str
-    updates: int
-    size: Size
-
-
-def job_parts() -> dict[str, Part]:
-    """`compare ppo dpo` as it is by default."""
-    task: Any = open_task("sentences", None).for_seed(stream(0, "split"))
-    ppo, dpo = (parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo"))
-    tuning, scoring, chosen = SFT["transformer"], RewardModelConfig(), TransformerSizes()
-    size = Size(
-        width=chosen.width,
-        vocab=len(task.vocab),
-        prompt=task.prompts(1, stream(0, "prompts")).shape[1],
-        length=task.max_length,
-        layers=chosen.layers,
-        heads=chosen.heads,
-    )
-    rollout = size._replace(rows=ppo.batch_size, epochs=ppo.num_ppo_epochs, minibatches=ppo.num_mini_batches)
-
-    def learner(case: str, config: Any, rows: float) -> Part:
-        updates = config.epochs * -(-int(rows) // config.batch_size)
-        return Part(TRL, case, updates, size._replace(rows=config.batch_size))
-
-    return {
-        "SFT": learner("sft", tuning, task.demos),
-        "reward model": learner("reward", scoring, task.pairs * (1 - scoring.validation)),
-        "DPO": learner("dpo", dpo, task.pairs),
-        "PPO": Part(PPO, "ppo", ppo.updates, rollout),
-    }
 
 
 def job(peers: Peers, quick: bool) -> dict[str, Any]:
@@ -190,27 +151,8 @@ def job(peers: Peers, quick: bool) -> dict[str, Any]:
             "seconds": sides[part.side]["best"] if sides else None,
         }
     found[OURS] = ours_in_full()
+    found["seed"] = seeds_in_parts()
     return found
-
-
-def ours_in_full() -> dict[str, float] | None:
-    """Seconds, and seconds of processor, of `compare ppo dpo`, kernels compiled before; None where it failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        for seeds in ("1", str(JOB_SEEDS)):
-            arms = ["compare", "ppo", "dpo", "--policy", "transformer", "--seeds", seeds]
-            command = [sys.executable, "-m", "rlhfbench", *arms, "--out", f"{folder}/{seeds}"]
-            start, used = perf_counter(), _used()
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                print(f"compare: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-                return None
-    return {"seconds": perf_counter() - start, "processor": _used() - used}
-
-
-def _used() -> float:
-    """Seconds of processor of all processes that were started from here and have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def load(file: Path | None) -> Found:

@@ -275,15 +275,18 @@ def compile_in_part(job: Job) -> list[tuple[str, Result]]:
 
 def warm_up(job: Job) -> list[tuple[str, Result]]:
     """Run each arm for two yields on a small world like its own, so that all it needs is compiled; report the time."""
-    from .prepare import prepare
+    from .prepare import Prepared, fine_tuned_reference, prepare
     from .run import run
 
     policy, stand_in = job.world.policy, UserVerifier("of the warm-up", _length, Path(__file__))
+
+    def small(text: str) -> Prepared:
+        task = load_task(text)
+        start = fine_tuned_reference(task, policy, job.seed, brief=True)
+        return prepare(task, policy, job.seed, 8, None if "rm=" in text else stand_in, start)
+
     with _compiling("done"):
-        prepared = {
-            text: prepare(load_task(text), policy, job.seed, 8, None if "rm=" in text else stand_in)
-            for text in small_worlds(worlds_of(job))
-        }
+        prepared = {text: small(text) for text in small_worlds(worlds_of(job))}
         for typed, label in job.arms:
             arm = job.world.arm(typed, label)
             yields: list[float] = []

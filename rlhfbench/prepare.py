@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,14 +80,20 @@ class FineTuned:
     meter: ComputeMeter
 
 
-def fine_tuned_reference(task: Task, policy: str, seed: int) -> FineTuned:
-    """Demonstrations -> SFT policy: the same for all arms of a seed, whatever their labels and rewards are."""
+def fine_tuned_reference(task: Task, policy: str, seed: int, *, brief: bool = False) -> FineTuned:
+    """Demonstrations -> SFT policy: the same for all arms of a seed, whatever their labels and rewards are.
+
+    `brief` is for the warm-up: one epoch, as more would meet no other kernel.
+    """
     task = task.for_seed(stream(seed, "split"))
     meter = ComputeMeter()
     reference = make_policy(policy, task, stream(seed, "weights"))
     reference.charge = lambda kind, work, tokens: meter.add("sft", work)
     demonstrations = task.demonstrations(stream(seed, "demonstrations"))
-    fine_tune(reference, demonstrations, stream(seed, "sft"), meter, SFT[choose_policy(policy).name])
+    settings = SFT[choose_policy(policy).name]
+    if brief:
+        settings = replace(settings, epochs=1, fewest_steps=0)
+    fine_tune(reference, demonstrations, stream(seed, "sft"), meter, settings)
     reference.charge = None
     return FineTuned(reference, demonstrations, meter)
 

@@ -40,6 +40,10 @@ class FineTuning:
     warmup_ratio: float = 0.0
     fewest_steps: int = 0
 
+    def passes(self, batches: int) -> int:
+        """Epochs of so many batches."""
+        return max(self.epochs, -(-self.fewest_steps // batches))
+
 
 LOG_LINEAR = FineTuning(epochs=6, batch_size=64, learning_rate=0.05)
 SFT = {
@@ -89,7 +93,7 @@ def fine_tune(
         policy.params, policy.grads, settings.learning_rate, charge=lambda work: meter.add("sft", work)
     )
     batches = -(-len(demos) // settings.batch_size)
-    epochs = max(settings.epochs, -(-settings.fewest_steps // batches))
+    epochs = settings.passes(batches)
     steps = epochs * batches
     for epoch in range(epochs):
         order = rng.permutation(len(demos))

@@ -13,7 +13,16 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed kernels package goes first
 
-from benchmarks import table, transformer_profile, transformer_table, turns
+from benchmarks import (
+    table,
+    transformer_floors,
+    transformer_job,
+    transformer_profile,
+    transformer_seed,
+    transformer_table,
+    transformer_text,
+    turns,
+)
 from benchmarks import transformer_cases as cases
 from benchmarks import transformer_goals as goals
 from rlhfbench.policies._buffers import _SHARED, Buffers
@@ -84,10 +93,11 @@ def test_products_are_repeated_as_they_were() -> None:
 
 
 def test_the_job_has_the_sizes_of_the_default_comparison() -> None:
-    parts = transformer_table.job_parts()
+    parts = transformer_job.job_parts()
     assert {(part.size.prompt, part.size.length) for part in parts.values()} == {(2, 12)}
     assert parts["PPO"].size.rows % parts["PPO"].size.minibatches == 0
     assert all(part.updates > 0 for part in parts.values())
+    assert parts["SFT"].updates == 500  # 2,000 demonstrations, 16 at a time, until 480 steps have been made
 
 
 # Goals
@@ -109,7 +119,7 @@ def found(**more: dict[str, Any]) -> goals.Found:
         "seconds": 1.0,
         "flops": {"logits": 20, "backward": 40},
         "phases": {"logits": 0.5, "backward": 0.25},
-        "kinds": {"matrix products": 0.75, "attention": 0.25},
+        "kinds": {"matrix products": 0.75, "attention": 0.25, "Python and NumPy": 0.0},
         "products": [[2, 3, 4, 1, 0.5]],
         "allocated": 10,
     }
@@ -132,7 +142,7 @@ def test_goals_are_met_missed_or_not_measured() -> None:
 
 
 def test_what_is_not_installed_is_named() -> None:
-    text = goals.markdown(found())
+    text = transformer_text.markdown(found())
     assert "not measured, for want of TRL 1.9's PPO" in text
     assert "| DPO step, width 64 | 1 s, 1 MiB | 2.5 ×, 1 MiB |" in text
 
@@ -148,12 +158,125 @@ def test_the_job_is_multiplied_out() -> None:
     assert goals.trl_seconds(job) == pytest.approx(150.0)
     what = "ten seeds of `compare ppo dpo`, two cores"
     assert line(goals.judge(found()._replace(job=job)), what, "TRL").met is True
-    assert "| DPO | 64 × (8 + 16), V = 256, width 64 | 10 | 1 s | 10 s |" in goals.markdown(
+    assert "| DPO | 64 × (8 + 16), V = 256, width 64 | 10 | 1 s | 10 s |" in transformer_text.markdown(
         found()._replace(job=job)
     )
     parts["PPO"]["seconds"] = None
     result = line(goals.judge(found()._replace(job=job)), what, "TRL")
     assert (result.met, result.reached) == (None, "not measured, for want of TRL 1.9's PPO")
+
+
+def job(**more: Any) -> dict[str, Any]:
+    """Ten seeds of 8 s on two cores, of which half trains, beside TRL's 30 s a seed."""
+    size = cases.Size()._asdict()
+    sides = {"SFT": "TRL", "reward model": "TRL", "DPO": "TRL", "PPO": "TRL PPO"}
+    parts = {
+        name: {"updates": 10, "size": size, "side": trainer, "seconds": 0.75}
+        for name, trainer in sides.items()
+    }
+    seconds = {"SFT": 0.5, "reward model": 0.25, "DPO": 0.25, "PPO, rollouts": 1.0, "PPO, updates": 2.0}
+    seconds["evaluation: scores"] = 4.0
+    flops = dict.fromkeys(seconds, 100)
+    kinds = {"matrix products": 4.0, "attention": 3.0, "Python and NumPy": 1.0}
+    seed = {"start": 2.0, "seconds": seconds, "flops": flops, "kinds": kinds}
+    command = {"seconds": 45.0, "processor": 85.0, "again": {"seconds": 1.0, "processor": 1.0}}
+    return {"seeds": 10, "cores": 2, "parts": parts, "seed": seed, "rlhfbench": command} | more
+
+
+def test_our_seeds_are_taken_apart() -> None:
+    lines = {line.name: line for line in transformer_job.lines(job())}
+    assert lines["PPO"].seconds == pytest.approx(3.0)
+    assert lines["all training"][1:] == (pytest.approx(4.0), 500, 30.0)
+    assert lines["a seed"][1:] == (pytest.approx(8.0), 600, None)
+    text = transformer_text.markdown(found()._replace(job=job()))
+    assert "| all training | 4 s | 50% | 0.0 | 0 | 30 s | 7.5 × |" in text
+    assert "| evaluation: scores | 4 s | 50% | 0.0 | 0 |  |  |" in text
+    assert "| starting the command, reporting | 1.0 |" in text
+    assert "| cores that waited | 5.0 |" in text
+    assert "| 50% | 38% | 12% |" in text
+
+
+def test_seconds_of_a_seed_are_the_commands() -> None:
+    slower = job(rlhfbench={"seconds": 90.0, "processor": 165.0, "again": {"processor": 1.0}})
+    assert transformer_job.lines(slower)[-1].seconds == pytest.approx(16.0)
+    assert transformer_job.lines(job(rlhfbench=None))[-1].seconds == pytest.approx(8.0)
+
+
+def test_a_job_of_an_earlier_version_prints() -> None:
+    older = job(rlhfbench={"seconds": 45.0, "processor": 85.0})
+    text = transformer_text.markdown(found()._replace(job=older))
+    assert "| 10 seeds | 81.0 |" in text
+    assert "reporting" not in text
+    del older["seed"]
+    assert "by phase" not in transformer_text.markdown(found()._replace(job=older, profiles={}))
+
+
+# Floors
+
+
+def floor(asked: float, ours: float) -> transformer_floors.Floor:
+    """100 FLOPs of 50 a second, of which BLAS takes 4 s."""
+    return transformer_floors.Floor("a goal", asked, 100, 50, 4.0, ours, {})
+
+
+def test_what_is_out_of_reach_is_said_by_the_numbers() -> None:
+    assert floor(10.0, 9.0).verdict == "reached"
+    assert floor(3.0, 2.5).verdict == "reached"
+    assert floor(2.0, 9.0).verdict == "beyond the peak"
+    assert floor(4.0, 9.0).verdict == "beyond BLAS's own products"
+    assert floor(5.0, 9.0).verdict == "leaves 1 s beside BLAS's own products, we take 5 s"
+
+
+def test_a_floor_stands_beside_each_goal_of_speed_that_was_counted() -> None:
+    both = found(TRL=side(7.0))
+    first, second = transformer_floors.floors(both)
+    assert (first.asked, first.least, first.verdict) == (1.25, 0.6, "reached")
+    assert (second.asked, second.verdict) == (0.875, "beyond BLAS's own products")
+    assert second.beside == pytest.approx((0.25, 0.0))
+    assert list(transformer_floors.floors(both._replace(profiles={}))) == []
+
+
+def test_the_floor_of_ten_seeds_has_the_products_of_the_narrow_case() -> None:
+    products = {"matmul": side(1.0, about="100"), "products": side(1.0, about="50")}
+    record = {"case": "PPO update", "size": cases.Size()._asdict(), "sides": products}
+    records = {"PPO update, width 32": record}
+    (only,) = transformer_floors.floors(goals.Found("a machine", records, {}, job()))
+    assert (only.asked, only.flops, only.least, only.products) == (10.0, 6000, 30.0, 60.0)
+    assert only.verdict == "beyond the peak"
+
+
+# A seed
+
+
+def test_a_phase_has_what_is_not_of_the_phases_within() -> None:
+    ledger = transformer_seed.Ledger()
+    with ledger.inside("outer"):
+        ledger.count(1)
+        with ledger.inside("inner"):
+            ledger.count(2)
+            sum(range(200_000))
+        ledger.count(4)
+    assert ledger.flops == {"outer": 5, "inner": 2}
+    assert ledger.seconds["inner"] > ledger.seconds["outer"] > 0
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
+def test_a_seed_is_taken_apart() -> None:
+    settings = {
+        "task": "sentences-small:pairs=64,demos=64",
+        "policy": "linear",
+        "arms": ["ppo:updates=2", "dpo"],
+    }
+    found = transformer_seed.seed_profile(1, settings)
+    phases = {phase for *_, phase in transformer_seed.PHASES if isinstance(phase, str)}
+    assert set(found["seconds"]) == phases | {
+        "PPO, updates",
+        "DPO",
+        "pairs and labels",
+        transformer_seed.OTHER,
+    }
+    assert all(found["flops"][name] > 0 for names in transformer_job.TRAINING.values() for name in names)
+    assert 0 < found["kinds"]["Python and NumPy"] < sum(found["kinds"].values())
 
 
 def test_the_page_has_a_place_for_the_tables() -> None:

@@ -6,12 +6,15 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rlhfbench.jobs import small_worlds
+from rlhfbench import prepare
+from rlhfbench.jobs import small_worlds, warm_up, warm_up_job
 from rlhfbench.plan import SHARED_SOURCES, make_world
 from rlhfbench.registry import ROOT
+from rlhfbench.sft import SFT
 
 NOT_IN_THE_KEY = {
     "types.py",  # protocols
@@ -111,6 +114,25 @@ def test_beside_a_verifier_the_small_world_has_what_the_own_one_has(tmp_path: Pa
     for name in ("sentences-small", "safety-small", "arithmetic"):
         world = make_world(name, None, False, "linear", None, f"{tmp_path}/own.py:verify")
         assert small_worlds([world]) == [f"{name}:pairs=64,demos=64"]
+
+
+@pytest.mark.parametrize("policy", ["linear", "transformer"])
+def test_the_warm_up_learns_for_one_epoch(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default of a transformer is 480 steps, which cost a worker more than all that it loads."""
+
+    class Enough(Exception):
+        pass
+
+    def learn(*given: Any) -> None:
+        raise Enough(given[-1])
+
+    monkeypatch.setattr(prepare, "fine_tune", learn)
+    world = make_world("sentences-small", None, False, policy, None)
+    with pytest.raises(Enough) as seen:
+        warm_up(warm_up_job([world.arm("ppo")], world))
+    (settings,) = seen.value.args
+    assert (settings.epochs, settings.fewest_steps) == (1, 0)
+    assert settings.batch_size == SFT[policy].batch_size
 
 
 WARM_UP = """

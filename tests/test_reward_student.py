@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import counted as numbers
 import numpy as np
 import pytest
@@ -224,3 +227,8 @@ def test_what_is_wrong_with_its_options(options, part):
     with pytest.raises(InputError) as caught:
         load_task(f"sentences:{options}")
     assert part in str(caught.value)
+
+
+def test_workers_without_a_student_load_no_linear_algebra() -> None:
+    probe = "import sys, rlhfbench.prepare, rlhfbench.run, rlhfbench.worlds; assert 'scipy.linalg' not in sys.modules"
+    subprocess.run([sys.executable, "-c", probe], check=True)
