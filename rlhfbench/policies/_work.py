@@ -18,7 +18,7 @@ def _sum(*parts: Work) -> Work:
 
 
 def _total(*parts: tuple[int, Work]) -> Work:
-    """So many of each, added up in one go: a step asks for this in vain where it is what takes the time."""
+    """So many of each, added up in one go: records in between would take longer than the sums."""
     flops = transcendentals = 0
     for n, each in parts:
         flops += n * each.flops
