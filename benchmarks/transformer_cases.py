@@ -47,7 +47,7 @@ SIZES = {"width 64": Size(), "width 32": Size(width=32, vocab=64)}
 
 @dataclass
 class Setup:
-    """What `pair_step`, `rollouts.collect` and `ppo_step.minibatch_step` ask for; `done` is the work of each kind."""
+    """What `pair_step`, `rollouts.collect` and `ppo_step.epochs` ask for; `done` is the work of each kind."""
 
     policy: TransformerPolicy
     reference: TransformerPolicy
@@ -162,12 +162,8 @@ def ppo_update(setup: Setup, size: Size) -> Call:
     def update() -> list[float]:
         episodes = collect(setup, setup.prompts(config.batch_size))
         targets = ppo_step.advantages_and_returns(setup, config, episodes, config.beta)
-        steps = [
-            ppo_step.minibatch_step(
-                setup, config, optimizer, episodes.take(index), targets.take(index), config.beta
-            )
-            for index in ppo_step.minibatches(setup, config)
-        ]
+        episodes = episodes.without_reference()
+        steps = ppo_step.epochs(setup, config, optimizer, config.beta, episodes, targets)
         return [step["loss/policy_avg"] + config.vf_coef * step["loss/value_avg"] for step in steps]
 
     return update

@@ -104,32 +104,44 @@ def pair_step(
     pairs: PreferencePairs,
     *given: Float | float,
 ) -> Metrics:
-    """One optimiser step on a batch of pairs; chosen and rejected share one forward pass."""
+    """One optimiser step on a batch of pairs."""
+    logps, loss = accumulate(setup, loss_of, pairs, *given)
+    optimizer.step(scheduled(config.lr_scheduler_type, setup.progress(), config.warmup_ratio, floor=0.1))
+    chosen, rejected = mean(loss.chosen_rewards), mean(loss.rejected_rewards)
+    return {
+        "loss": float(loss.loss),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": accuracy(loss.chosen_rewards, loss.rejected_rewards),
+        "logps/chosen": mean(logps[: len(pairs)]),
+        "logps/rejected": mean(logps[len(pairs) :]),
+    }
+
+
+def accumulate(
+    setup: Setup, loss_of: LossOf, pairs: PreferencePairs, *given: Float | float
+) -> tuple[Float, PairLoss]:
+    """Add to the gradients; give log-probabilities (2 n,), first the chosen ones', and the loss.
+
+    Chosen and rejected share one forward pass. Nothing lives longer than it is read.
+    """
     n = len(pairs)
-    prompts = np.concatenate([pairs.prompts, pairs.prompts])
     responses = np.concatenate([pairs.chosen, pairs.rejected])
     mask = np.concatenate([pairs.chosen_mask, pairs.rejected_mask])
-
-    logits = setup.policy.logits(prompts, responses, mask)
+    logits = setup.policy.logits(np.concatenate([pairs.prompts, pairs.prompts]), responses, mask)
     logprobs = categorical.token_logprobs(logits, responses)
     logprobs *= mask
     logps = logprobs.sum(axis=1)
     loss = loss_of(logps[:n], logps[n:], *given)
-    d_logprobs = np.concatenate([loss.d_chosen, loss.d_rejected])[:, None] * mask
+    d_logprobs = logprobs  # has served, and is of the right shape
+    d_logprobs[...] = np.concatenate([loss.d_chosen, loss.d_rejected])[:, None]
+    d_logprobs *= mask
     d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs, out=logits)
     setup.charge("token_logprobs", *logits.shape)
     setup.charge("elementwise", 2 * mask.size)
     setup.charge("sum", *mask.shape)
     setup.charge("token_logprobs_backward", *logits.shape)
+    del responses, mask, logprobs, d_logprobs
     setup.policy.backward(d_logits)
-    optimizer.step(scheduled(config.lr_scheduler_type, setup.progress(), config.warmup_ratio, floor=0.1))
-
-    return {
-        "loss": float(loss.loss),
-        "rewards/chosen": mean(loss.chosen_rewards),
-        "rewards/rejected": mean(loss.rejected_rewards),
-        "rewards/margins": mean(loss.chosen_rewards) - mean(loss.rejected_rewards),
-        "rewards/accuracies": accuracy(loss.chosen_rewards, loss.rejected_rewards),
-        "logps/chosen": mean(logps[:n]),
-        "logps/rejected": mean(logps[n:]),
-    }
+    return logps, loss

@@ -135,9 +135,6 @@ class Targets:
     advantages: Float
     returns: Float
 
-    def take(self, index: Int) -> Targets:
-        return Targets(self.values[index], self.advantages[index], self.returns[index])
-
 
 def kl_control(config: PPOConfig) -> KLControl:
     """The controller of beta that a configuration asks for."""
@@ -156,15 +153,12 @@ def ppo_update(
 ) -> Metrics:
     """All epochs on one batch of rollouts, then a move of the KL controller."""
     targets = advantages_and_returns(setup, config, episodes, control.beta)
-    steps = []
-    for index in minibatches(setup, config):
-        batch = episodes.take(index), targets.take(index)
-        steps.append(minibatch_step(setup, config, optimizer, *batch, control.beta))
-        if config.kl_early_stop and steps[-1]["policy/approxkl_avg"] > 1.5 * config.kl_early_stop:
-            break
-    rollout_metrics = episode_metrics(episodes, control.beta)
-    control.update(rollout_metrics["objective/kl"], config.batch_size)
-    return rollout_metrics | {name: mean(np.array([s[name] for s in steps])) for name in steps[0]}
+    metrics = episode_metrics(episodes, control.beta)
+    if not in_loss(config.kl):
+        episodes = episodes.without_reference()
+    steps = epochs(setup, config, optimizer, control.beta, episodes, targets)
+    control.update(metrics["objective/kl"], config.batch_size)
+    return metrics | {name: mean(np.array([s[name] for s in steps])) for name in steps[0]}
 
 
 def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, beta: float) -> Targets:
@@ -199,15 +193,51 @@ def minibatches(setup: Setup, config: PPOConfig) -> Iterator[Int]:
         yield from np.array_split(setup.rng.permutation(config.batch_size), config.num_mini_batches)
 
 
+def epochs(
+    setup: Setup, config: PPOConfig, optimizer: Optimizer, beta: float, episodes: Episodes, targets: Targets
+) -> list[Metrics]:
+    """Of each optimiser step, of which an early stop may leave some out."""
+    steps = []
+    for index in minibatches(setup, config):
+        steps.append(minibatch_step(setup, config, optimizer, beta, episodes, targets, index))
+        if config.kl_early_stop and steps[-1]["policy/approxkl_avg"] > 1.5 * config.kl_early_stop:
+            break
+    return steps
+
+
 def minibatch_step(
-    setup: Setup, config: PPOConfig, optimizer: Optimizer, batch: Episodes, targets: Targets, beta: float
+    setup: Setup,
+    config: PPOConfig,
+    optimizer: Optimizer,
+    beta: float,
+    episodes: Episodes,
+    targets: Targets,
+    index: Int,
 ) -> Metrics:
-    """One optimiser step on the clipped losses."""
+    """One optimiser step on the clipped losses of the episodes at `index`. Nothing lives longer than it is read."""
+    batch = episodes.take(index)
+    d_logits, metrics = policy_gradients(setup, config, beta, batch, targets.advantages[index])
+    values, mask = setup.policy.values(*batch.replies), batch.mask
+    del batch
+    old_values, returns = targets.values[index], targets.returns[index]
+    value = policy_gradient.value_clip(values, old_values, returns, mask, config.cliprange_value)
+    setup.charge("value_clip", *values.shape)
+    setup.charge("elementwise", values.size)
+    del values, mask, old_values, returns
+    np.multiply(value.d_values, config.vf_coef, out=value.d_values)
+    setup.policy.backward(d_logits, value.d_values)
+    progress = setup.progress()
+    optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.5))
+    return metrics | {"loss/value_avg": float(value.loss), "val/clipfrac_avg": float(value.clipfrac)}
+
+
+def policy_gradients(
+    setup: Setup, config: PPOConfig, beta: float, batch: Episodes, advantages: Float
+) -> tuple[Float, Metrics]:
+    """Gradient (B, T, V) of the policy's loss by the logits; `advantages` (B, T)."""
     logits = setup.policy.logits(*batch.replies)
     logprobs = categorical.token_logprobs(logits, batch.responses)
-    policy = policy_gradient.ppo_clip(
-        logprobs, batch.logprobs, targets.advantages, batch.mask, config.cliprange
-    )
+    policy = policy_gradient.ppo_clip(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
     setup.charge("token_logprobs", *logits.shape)
     setup.charge("ppo_clip", *logprobs.shape)
     kl_weights = None
@@ -215,19 +245,8 @@ def minibatch_step(
         kl_weights = beta * token_weights(setup, batch.mask, "bnpo")
         setup.charge("elementwise", logprobs.size)
     d_logits = logit_gradient(setup, batch, logits, logprobs, policy.d_logprobs, config.kl, kl_weights)
-    values = setup.policy.values(*batch.replies)
-    value = policy_gradient.value_clip(
-        values, targets.values, targets.returns, batch.mask, config.cliprange_value
-    )
-    setup.charge("value_clip", *values.shape)
-    setup.charge("elementwise", values.size)
-    setup.policy.backward(d_logits, config.vf_coef * value.d_values)
-    progress = setup.progress()
-    optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.5))
-    return {
+    return d_logits, {
         "policy/approxkl_avg": float(policy.approxkl),
         "policy/clipfrac_avg": float(policy.clipfrac),
         "loss/policy_avg": float(policy.loss),
-        "loss/value_avg": float(value.loss),
-        "val/clipfrac_avg": float(value.clipfrac),
     }

@@ -45,6 +45,10 @@ class Episodes:
         steps = None if self.steps is None else self.steps.take(index)
         return Episodes(*replies, self.logprobs[index], ref, self.scores[index], steps)
 
+    def without_reference(self) -> Episodes:
+        """The same, where what it said will not be read again."""
+        return replace(self, ref_logprobs=self.ref_logprobs[:0].copy())  # a view would hold all of it
+
     def clipped(self, most: float) -> Episodes:
         """With no score, and no reward of a step, beyond `most` on either side."""
         steps = (

@@ -184,6 +184,15 @@ def test_episodes_without_a_reference_can_be_taken_from():
     assert (episodes.whole == 1).all()
 
 
+def test_a_reference_that_is_left_is_not_held():
+    world = World()
+    episodes = collect(world, world.prompts(4))
+    left = episodes.without_reference()
+    assert left.ref_logprobs.shape == (0, 2)
+    assert left.ref_logprobs.base is None
+    assert left.logprobs is episodes.logprobs
+
+
 @pytest.mark.parametrize(
     ("text", "needle"),
     [

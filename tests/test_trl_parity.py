@@ -146,7 +146,8 @@ def test_losses_of_ppo():
     advantages = np.broadcast_to(GIVEN["advantages"][:, None], returns.shape)
     targets = ppo_step.Targets(GIVEN["old_values"], advantages, returns)
     config = parse_arm("ppo:vf_coef=0.1").config
-    metrics = ppo_step.minibatch_step(setup, config, OPTIMIZER, episodes, targets, config.beta)
+    index = np.arange(len(returns))
+    metrics = ppo_step.minibatch_step(setup, config, OPTIMIZER, config.beta, episodes, targets, index)
     expected = KEPT["cases"]["ppo, loss"]
     assert metrics["loss/policy_avg"] == pytest.approx(expected["policy"])
     assert metrics["loss/value_avg"] == pytest.approx(expected["value"])

@@ -6,7 +6,8 @@ begin at row `Packed.prompt_rows`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from kernels import nn
@@ -149,9 +150,10 @@ def attend(packed: Packed, layer: Layer, heads: int, room: Room, get: Buffers) -
     )
 
 
-def slices(rows: int) -> Iterator[slice]:
+@lru_cache(64)
+def slices(rows: int) -> tuple[slice, ...]:
     """As many rows at a time as stay in the cache from one product to the next."""
-    return (slice(row, min(row + CHUNK, rows)) for row in range(0, rows, CHUNK))
+    return tuple(slice(row, min(row + CHUNK, rows)) for row in range(0, rows, CHUNK))
 
 
 def feed_forward(layer: Layer, room: Room, after: Entry, gain: Float, shift: Float, get: Buffers) -> None:

@@ -17,9 +17,6 @@ LINE = 64
 LARGE = 4 << 20
 """Bytes from which on NumPy asks the system for large pages."""
 
-BLOCK = 4096
-"""Numbers that are compared at a time."""
-
 
 def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """(size,) numbers of whatever value, the first of them at the beginning of a cache line."""
@@ -28,6 +25,17 @@ def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     raw = np.empty(size * dtype.itemsize + LINE, np.uint8)
     begin = -raw.ctypes.data % LINE
     return raw[begin : begin + size * dtype.itemsize].view(dtype)
+
+
+class _Place:
+    """An array's numbers from `start` to `stop`, and the turn in which it was last asked for."""
+
+    __slots__ = ("flat", "shape", "start", "stop", "turn", "view")
+
+    def __init__(self, start: int, stop: int, turn: int, flat: NDArray[Any]) -> None:
+        self.start, self.stop, self.turn = start, stop, turn
+        self.flat = self.view = flat
+        self.shape: tuple[int, ...] = flat.shape
 
 
 class Buffers:
@@ -40,33 +48,31 @@ class Buffers:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
         self._memory = aligned(0, dtype)
-        self._used = self._apart = 0
-        self._flat: dict[str, NDArray[Any]] = {}
-        self._latest: dict[str, NDArray[Any]] = {}
+        self._used = self._apart = self._turn = 0
+        self._places: dict[str, _Place] = {}
 
     def begin(self) -> Buffers:
         """Nothing is in use any more."""
-        self._flat.clear()
-        self._latest.clear()
         if self._used > len(self._memory):
+            self._places.clear()
             self._memory, size = aligned(0, self.dtype), max(self._used, len(self._memory) * 9 // 8)
             large = LARGE // self.dtype.itemsize
             self._memory = aligned(large if 3 * large // 4 < size < large else size, self.dtype)
         self._used = self._apart = 0
+        self._turn += 1
         if "ints" in self.__dict__:
             self.ints.begin()
         return self
 
     def __call__(self, name: str, *shape: int) -> NDArray[Any]:
-        view = self._latest.get(name)
-        if view is not None and view.shape == shape:
-            return view
-        size = prod(shape)
-        flat = self._flat.get(name)
-        if flat is None or len(flat) < size:
-            flat = self._flat[name] = self._cut(size)
-        view = self._latest[name] = flat[:size].reshape(shape)
-        return view
+        place = self._places.get(name)
+        if place is not None and place.shape == shape:
+            if place.turn == self._turn:
+                return place.view
+            if place.start == self._used:  # where it lay before is where it would be put
+                place.turn, self._used = self._turn, place.stop
+                return place.view
+        return self._put(name, shape)
 
     @property
     def nbytes(self) -> int:
@@ -85,24 +91,32 @@ class Buffers:
         """Scratch of every product."""
         return aligned(nn.PANEL, self.dtype)
 
-    def _cut(self, size: int) -> NDArray[Any]:
+    def _put(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Where the name has room in this turn, or else behind all others."""
+        size, place = prod(shape), self._places.get(name)
+        if place is None or place.turn != self._turn or len(place.flat) < size:
+            place = self._places[name] = self._cut(size)
+        place.shape, place.view = shape, place.flat[:size].reshape(shape)
+        return place.view
+
+    def _cut(self, size: int) -> _Place:
         """`size` numbers from the beginning of a cache line on."""
         line = max(LINE // self.dtype.itemsize, 1)
         start = self._used
         self._used += -(-size // line) * line
+        flat = self._memory[start : start + size]
         if self._used > len(self._memory):
             self._apart += size
-            return aligned(size, self.dtype)
-        return self._memory[start : start + size]
+            flat = aligned(size, self.dtype)
+        return _Place(start, self._used, self._turn, flat)
 
 
-def equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Whether shape and numbers are the same, some at a time: all at once are an array as long."""
+def equal(one: NDArray[Any], other: NDArray[Any], room: Buffers) -> bool:
+    """Whether shape and numbers are the same; `room` is for what comes of each of them."""
     if one.shape != other.shape:
         return False
-    one, other = one.reshape(-1), other.reshape(-1)
-    starts = range(0, one.size, BLOCK)
-    return all(np.array_equal(one[i : i + BLOCK], other[i : i + BLOCK]) for i in starts)
+    same = room.ints("same", -(-one.size // 8)).view(np.bool_)[: one.size].reshape(one.shape)
+    return bool(np.equal(one, other, out=same).all())
 
 
 class _Shared(threading.local):

@@ -17,29 +17,42 @@ def _sum(*parts: Work) -> Work:
     return sum(parts, start=NOTHING)
 
 
-def _layers(packed: Packed, sizes: Sizes) -> list[tuple[int, int, tuple[int, int]]]:
-    """(rows that pass the whole block, rows of which only keys and values are needed, what is seen) of each block."""
-    early = (packed.rows, 0, packed.seen)
-    last = (packed.rows - packed.prompt_rows, packed.prompt_rows, packed.seen_last)
-    return [early] * (sizes.layers - 1) + [last]
+def _total(*parts: tuple[int, Work]) -> Work:
+    """So many of each, added up in one go: records in between would take longer than the sums."""
+    flops = transcendentals = 0
+    for n, each in parts:
+        flops += n * each.flops
+        transcendentals += n * each.transcendentals
+    return Work(flops, transcendentals)
 
 
-class _Row(NamedTuple):
-    """Work of one row, of which there is so much for each: `keys` where only keys and values are needed."""
+class _One(NamedTuple):
+    """Work of one row, or of one pair of a query and a key, of which there is so much for each.
+
+    `keys` where only keys and values are needed; `pair` that is seen, `scored` whether it is seen or not.
+    """
 
     start: Work
     block: Work
     keys: Work
+    pair: Work
+    scored: Work
     start_backward: Work
     block_backward: Work
     keys_backward: Work
     norm_backward: Work
+    pair_backward: Work
+    scored_backward: Work
 
 
 @cache
-def _row(sizes: Sizes) -> _Row:
+def _one(sizes: Sizes) -> _One:
     C, F = sizes.width, sizes.hidden
-    return _Row(
+
+    def attention(kernel: str, *seen: int) -> Work:
+        return work(kernel, sizes.heads, C // sizes.heads, *seen)
+
+    return _One(
         start=_sum(work("embedding", 1, C), work("layer_norm", 1, C)),
         block=_sum(
             work("matmul", 1, C, 3 * C),
@@ -50,90 +63,129 @@ def _row(sizes: Sizes) -> _Row:
             work("residual_norm", 1, C).times(2),
         ),
         keys=work("matmul", 1, C, 2 * C),
+        pair=attention("attention", 1, 0),
+        scored=attention("attention", 0, 1),
         start_backward=work("embedding_backward", 1, C),
         block_backward=_sum(
-            _accumulated(1, F, C),
+            _accumulated(F, C),
             work("matmul", 1, C, F),
             work("gelu_backward", 1, F),
-            _accumulated(1, C, F),
+            _accumulated(C, F),
             work("matmul", 1, F, C),
             work("layer_norm_backward", 1, C),
-            _accumulated(1, C, C),
+            _accumulated(C, C),
             work("matmul", 1, C, C),
-            _accumulated(1, C, 3 * C),
+            _accumulated(C, 3 * C),
             work("matmul", 1, 3 * C, C),
         ),
-        keys_backward=_accumulated(1, C, 2 * C).plus(work("matmul", 1, 2 * C, C)),
+        keys_backward=_accumulated(C, 2 * C).plus(work("matmul", 1, 2 * C, C)),
         norm_backward=work("layer_norm_backward", 1, C),
+        pair_backward=attention("attention_backward", 1, 0),
+        scored_backward=attention("attention_backward", 0, 1),
     )
 
 
-def _attention(kernel: str, sizes: Sizes, seen: tuple[int, int]) -> Work:
-    return work(kernel, sizes.heads, sizes.width // sizes.heads, *seen)
+def _accumulated(inputs: int, outputs: int) -> Work:
+    """A row's share of a gradient's product, added to what was there."""
+    return work("added_matmul", inputs, 1, outputs)
+
+
+def _in_blocks(packed: Packed, sizes: Sizes) -> tuple[int, int, int]:
+    """Of all blocks: rows that pass the whole of one, pairs seen, pairs scored. The last has responses alone."""
+    early = sizes.layers - 1
+    (pairs, scored), (pairs_last, scored_last) = packed.seen, packed.seen_last
+    rows = early * packed.rows + packed.rows - packed.prompt_rows
+    return rows, early * pairs + pairs_last, early * scored + scored_last
 
 
 def forward(packed: Packed, sizes: Sizes) -> Work:
     """`_backbone.forward`."""
-    row = _row(sizes)
-    done = row.start.times(packed.rows)
-    for rows, keys_only, seen in _layers(packed, sizes):
-        done += row.block.times(rows) + row.keys.times(keys_only)
-        done += _attention("attention", sizes, seen)
-    return done
+    one, (rows, pairs, scored) = _one(sizes), _in_blocks(packed, sizes)
+    return _total(
+        (packed.rows, one.start),
+        (rows, one.block),
+        (packed.prompt_rows, one.keys),
+        (pairs, one.pair),
+        (scored, one.scored),
+    )
 
 
 def prefill(rows: int, seen: tuple[int, int], sizes: Sizes) -> Work:
     """Keys and values of prompts, in all blocks."""
-    row = _row(sizes)
-    inner = row.block.times(rows) + _attention("attention", sizes, seen)
-    return (row.start + row.keys).times(rows) + inner.times(sizes.layers - 1)
+    one, early = _one(sizes), sizes.layers - 1
+    return _total(
+        (rows, one.start),
+        (rows, one.keys),
+        (early * rows, one.block),
+        (early * seen[0], one.pair),
+        (early * seen[1], one.scored),
+    )
 
 
 def step(rows: int, pairs: int, sizes: Sizes, vocab_size: int) -> Work:
     """One more token of `rows` sequences that see `pairs` keys altogether, drawn and all."""
-    row = _row(sizes)
-    inner = row.block.times(rows) + _attention("attention", sizes, (pairs, pairs))
-    return _sum(
-        row.start.times(rows),
-        inner.times(sizes.layers),
-        work("matmul", rows, sizes.width, vocab_size),
-        work("draw", rows, vocab_size),
+    one, L = _one(sizes), sizes.layers
+    return _total(
+        (rows, one.start),
+        (L * rows, one.block),
+        (L * pairs, one.pair),
+        (L * pairs, one.scored),
+        (rows, _ends(sizes.width, vocab_size).drawn),
     )
-
-
-def _accumulated(rows: int, inputs: int, outputs: int) -> Work:
-    """A gradient's product, added to what was there."""
-    if not rows:
-        return NOTHING
-    return work("matmul", inputs, rows, outputs).plus(work("elementwise", inputs, outputs))
 
 
 def backward(packed: Packed, sizes: Sizes) -> Work:
     """`_backbone.backward`."""
-    row, own = _row(sizes), packed.rows - packed.prompt_rows
-    done = row.norm_backward.times(own) + row.start_backward.times(packed.rows)
-    for rows, keys_only, seen in _layers(packed, sizes):
-        done += row.block_backward.times(rows) + row.keys_backward.times(keys_only)
-        done += row.norm_backward.times(packed.rows)
-        done += _attention("attention_backward", sizes, seen)
-    return done
+    one, (rows, pairs, scored) = _one(sizes), _in_blocks(packed, sizes)
+    return _total(
+        (packed.rows, one.start_backward),
+        (rows, one.block_backward),
+        (packed.prompt_rows, one.keys_backward),
+        (packed.rows - packed.prompt_rows + sizes.layers * packed.rows, one.norm_backward),
+        (pairs, one.pair_backward),
+        (scored, one.scored_backward),
+    )
+
+
+class _Ends(NamedTuple):
+    """Work of one row after the last block; `beside`: where the head's gradient is added to the logits'."""
+
+    head: Work
+    drawn: Work
+    head_backward: Work
+    value: Work
+    value_backward: Work
+    value_backward_beside: Work
+
+
+@cache
+def _ends(width: int, vocab_size: int) -> _Ends:
+    logits, outer = work("matmul", 1, width, vocab_size), work("elementwise", 1, width)
+    slope = _accumulated(width, 1) + work("elementwise", 1)  # the bias's is a sum, added to what was there
+    return _Ends(
+        head=logits,
+        drawn=logits + work("draw", 1, vocab_size),
+        head_backward=work("matmul", 1, vocab_size, width) + _accumulated(vocab_size, width),
+        value=work("matmul", 1, width, 1) + work("elementwise", 1),
+        value_backward=outer + slope,
+        value_backward_beside=outer.times(2) + slope,
+    )
 
 
 def head(rows: int, width: int, vocab_size: int) -> Work:
     """Logits of so many rows."""
-    return work("matmul", rows, width, vocab_size)
+    return _ends(width, vocab_size).head.times(rows)
 
 
 def head_backward(rows: int, width: int, vocab_size: int) -> Work:
-    return work("matmul", rows, vocab_size, width).plus(_accumulated(rows, vocab_size, width))
+    return _ends(width, vocab_size).head_backward.times(rows)
 
 
 def value(rows: int, width: int) -> Work:
-    return work("matmul", rows, width, 1).plus(work("elementwise", rows))
+    return _ends(width, 1).value.times(rows)
 
 
 def value_backward(rows: int, width: int, added: bool) -> Work:
     """`added`: to the gradient that comes from the logits."""
-    outer = work("elementwise", rows, width).times(2 if added else 1)
-    own = _accumulated(rows, width, 1)
-    return _sum(outer, own, work("sum", rows), work("elementwise", 1))
+    ends = _ends(width, 1)
+    return (ends.value_backward_beside if added else ends.value_backward).times(rows)

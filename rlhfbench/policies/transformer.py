@@ -6,6 +6,7 @@ Pre-norm, learned positions, causal attention, GELU, tied embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -251,7 +252,7 @@ class TransformerPolicy:
     ) -> tuple[Packed, Float]:
         """The rows that have a logit, computed anew only if inputs or parameters are others than they were."""
         now = (prompts, responses, mask, self.params)
-        if self._kept is not None and all(map(equal, self._kept.inputs, now)):
+        if self._kept is not None and all(map(equal, self._kept.inputs, now, repeat(get))):
             return self._kept.packed, self._kept.hidden
         if keep:
             self._kept = None
