@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import codegen, compiler, compiler_machinery, typed_passes, types
+from numba.core import codegen, compiler, compiler_machinery, typed_passes, types, untyped_passes
 from numba.core.typing.context import Context
 
 __all__ = ["Entry", "Inlaid"]
@@ -57,13 +57,22 @@ class _Types(typed_passes.NopythonTypeInference):
         return changed
 
 
+_FOR_NOTHING = {
+    untyped_passes.InlineClosureLikes,
+    typed_passes.InlineOverloads,
+    typed_passes.NopythonRewrites,
+}
+"""Passes for closures, comprehensions and array expressions, which kernels have none of."""
+
+
 class Entry(compiler.CompilerBase):
-    """Numba's compiler, with those types."""
+    """Numba's compiler, with those types and without those passes."""
 
     def define_pipelines(self) -> list[Any]:
         passes = compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)
         ours = {typed_passes.NopythonTypeInference: _Types}
-        passes.passes = [(ours.get(kind, kind), text) for kind, text in passes.passes]
+        kept = [(kind, text) for kind, text in passes.passes if kind not in _FOR_NOTHING]
+        passes.passes = [(ours.get(kind, kind), text) for kind, text in kept]
         self.add_passes(passes)
         passes.finalize()
         return [passes]
