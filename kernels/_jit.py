@@ -21,7 +21,7 @@ from typing import Any
 import numba
 from numba.core import caching as _caching
 
-from ._inlaid import Inlaid
+from ._inlaid import Entry, Inlaid
 
 __all__ = ["REASSOC", "jit"]
 
@@ -153,9 +153,9 @@ def jit(function: Any = None, **options: Any) -> Any:
     entry = function.__name__.endswith("_jit")
     if ours:
         options["_nrt"] = False
+        options["pipeline_class"] = Entry if entry else Inlaid
     if ours and not entry:
         options["no_cpython_wrapper"] = True
-        options["pipeline_class"] = Inlaid
     options["no_cfunc_wrapper"] = True
     compiled = numba.njit(error_model="numpy", nogil=True, **options)(function)
     # The stamp knows nothing of other people's files, and what is no entry stands in the code of its callers.

@@ -22,7 +22,7 @@ def share_names(algorithms: Iterable[str]) -> list[str]:
     losses = {
         function: name for name, function in LOSSES.items() if name in needed
     }  # one share for each function
-    return ["policy", "tokens", *losses.values(), "rewards", "optimizer"]
+    return ["policy", "gradient", "tokens", *losses.values(), "rewards", "optimizer"]
 
 
 def compile_share(name: str, policy: str, reward_models: Callable[[], Sequence[str]]) -> None:
@@ -39,10 +39,16 @@ def compile_share(name: str, policy: str, reward_models: Callable[[], Sequence[s
     """
     from kernels._jit import cache_folder
 
+    from .policy_choice import choose_policy
+
     if cache_folder() is None:
         return
-    if name == "policy":
-        _policy(policy)
+    if name in ("policy", "gradient"):
+        transformer = choose_policy(policy).name == "transformer"
+        if name == "policy":
+            _policy(policy, whole=not transformer)
+        elif transformer:
+            _gradient()
     elif name == "rewards":
         for kind in reward_models():
             _reward_model(kind)
@@ -50,8 +56,8 @@ def compile_share(name: str, policy: str, reward_models: Callable[[], Sequence[s
         {**SHARED, **LOSSES}[name]()
 
 
-def _policy(policy: str) -> None:
-    """All that a policy can do, once."""
+def _policy(policy: str, whole: bool) -> None:
+    """All that a policy can do, once; without `whole` neither gradients nor log-probabilities, which others compile."""
     from .registry import load_task
     from .seeding import stream
     from .sft import make_policy
@@ -61,8 +67,21 @@ def _policy(policy: str) -> None:
     prompts = task.prompts(2, rng)
     rollout = model.sample(prompts, rng.random((2, task.max_length)))
     inputs = prompts, rollout.responses, rollout.mask
-    model.backward(model.logits(*inputs), model.values(*inputs))
-    model.logprobs(*inputs)
+    logits, values = model.logits(*inputs), model.values(*inputs)
+    if whole:
+        model.backward(logits, values)
+        model.logprobs(*inputs)
+
+
+def _gradient() -> None:
+    """What only the gradient of a transformer needs."""
+    from kernels import nn
+
+    rows, moments = np.ones((2, 3), np.float32), np.ones(2, np.float32)
+    nn.attention_backward(rows[:, :1], rows, np.ones(4, np.float32), [[0, 2, 0, 0]], 1)
+    nn.layer_norm_backward(rows, rows, rows[0], moments, moments)
+    nn.gelu_backward(rows, rows)
+    nn.embedding_backward([0, 1], [0, 1], rows, 2, 2)
 
 
 def _reward_model(kind: str) -> None:

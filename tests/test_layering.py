@@ -127,7 +127,7 @@ LAYERS = {
     ),
     "rlhfbench.worker": "environment errors",
     "rlhfbench.pool": "errors worker",
-    "rlhfbench.shares": "kernels.* optimizer registry rewards.* seeding sft types",
+    "rlhfbench.shares": "kernels.* optimizer policy_choice registry rewards.* seeding sft types",
     "rlhfbench.jobs": (
         "environment errors options policy_choice pool prepare registry results reward_models run shares tasks.*"
         " types verifiers worlds"

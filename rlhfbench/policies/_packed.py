@@ -99,8 +99,7 @@ def pack(
     """
     (B, P), T = prompts.shape, responses.shape[1]
     wide = min(P, context) + T
-    tokens, places = ints("tokens", 2, B * wide)
-    picks, cells = ints("picks", 2, B * T)
+    tokens, counted = ints("tokens", 2, B * wide), ints("counted", 2, B * T)
     spans, sizes = ints("spans", 2 * B, 5), ints("sizes", 12)
     packing.pack_jit(
         np.ascontiguousarray(prompts, np.int64),
@@ -111,26 +110,24 @@ def pack(
         offset,
         heads,
         ints("keys", B, wide),
-        *ints("of each", 3, B),
+        ints("of each", 3, B),
         tokens,
-        places,
+        counted,
         spans,
-        picks,
-        cells,
         sizes,
     )
     rows, prompt_rows, known, count, weights, longest, widest, picked, *seen = sizes.tolist()
     return Packed(
-        tokens[:rows],
-        places[:rows],
+        tokens[0, :rows],
+        tokens[1, :rows],
         prompt_rows,
         spans[:count],
         known,
         weights,
         longest,
         widest,
-        picks[:picked],
-        cells[:picked],
+        counted[0, :picked],
+        counted[1, :picked],
         picked == B * T,
         (seen[0], seen[0] + seen[1]),
         (seen[2], seen[2] + seen[3]),
