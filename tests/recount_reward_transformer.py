@@ -13,7 +13,7 @@ from recount import CountedAdamW, recount
 from test_transformer import MASK, PROMPTS, RESPONSES, make
 
 from kernels.preference import bradley_terry
-from rlhfbench.rewards import cost, transformer, transformer_training
+from rlhfbench.rewards import cost, transformer, transformer_training, words
 from rlhfbench.rewards.cost import train_transformer_cost_model
 from rlhfbench.types import HarmPairs, PreferencePairs
 
@@ -22,7 +22,14 @@ PAIRS = PreferencePairs(PROMPTS, RESPONSES, MASK, RESPONSES[::-1], MASK[::-1])
 HARM = HarmPairs(**vars(PAIRS), chosen_unsafe=RESPONSES[:, 0] == 0, rejected_unsafe=RESPONSES[:, 1] == 0)
 CONFIGS = {
     "with validation": {"epochs": 2, "batch_size": 2, "validation": 0.4, "max_grad_norm": 1e9},
-    "without": {"epochs": 1, "batch_size": 4, "validation": 0, "weight_decay": 0, "max_grad_norm": 0},
+    "without": {
+        "epochs": 1,
+        "batch_size": 4,
+        "validation": 0,
+        "weight_decay": 0,
+        "max_grad_norm": 0,
+        "words": 0,
+    },
 }
 
 
@@ -42,6 +49,8 @@ def main():
     transformer_training.start_from = counting(transformer_training.start_from)
     # Costs are compared with zeros, which count as well.
     cost.bradley_terry = lambda costs, zeros: bradley_terry(costs, recount(zeros))
+    spread = words.spread
+    words.spread = lambda *args: recount(spread(*args))
     transformer.CHUNK = transformer_training.CHUNK = 4
     sft = make(layers=1, width=4)
     sft.params = recount(sft.params)

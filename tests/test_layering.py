@@ -82,8 +82,10 @@ LAYERS = {
     "rlhfbench.rewards.gold": "types",
     "rlhfbench.verifiers": "errors registry rewards.* seeding types",
     "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* types",
+    "rlhfbench.rewards.words": f"{KERNELS} policies.* rewards.transformer types",
     "rlhfbench.rewards.transformer_training": (
-        f"{KERNELS} optimizer options policies.* rankings rewards.* rewards.transformer schedules types"
+        f"{KERNELS} optimizer options policies.* rankings rewards.* rewards.transformer rewards.words schedules"
+        " types"
     ),
     "rlhfbench.rewards.cost": f"{KERNELS} policies.* rewards.* rewards.transformer rewards.transformer_training types",
     "rlhfbench.cost_models": (

@@ -144,9 +144,49 @@ def check_gradients(backbone, ranked, objective):
         return objective(np.stack(scores, axis=1), ranked.strength).loss
 
     start = backbone.params.copy()
-    work = transformer_training._gradients(objective, backbone, ranked)
+    work = transformer_training._gradients(objective, 0.0, backbone, ranked)
     assert work == objective(np.zeros((6, ranked.replies)), ranked.strength).work
     np.testing.assert_allclose(backbone.grads, gradient(loss, start), atol=1e-7)
+
+
+@COMPILED
+def test_gradients_of_the_loss_of_words_by_central_differences():
+    backbone, mask = model_on(make(layers=1, width=4)).backbone, MASK.astype(float)
+    ranked = Rankings.of(PreferencePairs(PROMPTS, RESPONSES, mask, RESPONSES[::-1], mask[::-1]))
+
+    def loss(params):
+        backbone.params[:] = params
+        scores, each = [], []
+        for replies, some in ((RESPONSES, mask), (RESPONSES[::-1], mask[::-1])):
+            found, lengths = transformer.read_scores(backbone, PROMPTS, replies, some)
+            longer = np.pad(replies, ((0, 0), (0, 1)))
+            logits = backbone.logits(PROMPTS, longer, np.ones(longer.shape))[np.arange(6), lengths]
+            logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            words = [logprobs[b, replies[b, some[b] > 0]] for b in range(6)]
+            scores.append(found)
+            each += [-w.mean() if len(w) else 0.0 for w in words]
+        assert 0.0 in each
+        return Objective()(np.stack(scores, axis=1)).loss + 0.7 * np.mean(each)
+
+    start = backbone.params.copy()
+    transformer_training._gradients(Objective(), 0.7, backbone, ranked)
+    np.testing.assert_allclose(backbone.grads, gradient(loss, start), atol=1e-7)
+
+
+@COMPILED
+def test_the_loss_of_words_makes_the_state_remember_them():
+    def known(words):
+        config = RewardModelConfig(epochs=4, batch_size=16, weight_decay=0.1, words=words)
+        pairs = likes_a_word(300)
+        model, _ = train_transformer_reward_model(pairs, make(np.float32), np.random.default_rng(0), config)
+        longer, ends, lengths = transformer.after(model.backbone, pairs.chosen, pairs.chosen_mask)
+        logits = model.backbone.logits(pairs.prompts, longer, ends)[np.arange(300), lengths]
+        has = np.zeros((300, V), bool)
+        rows, places = np.nonzero(pairs.chosen_mask)
+        has[rows, pairs.chosen[rows, places]] = True
+        return has[np.arange(300), logits.argmax(axis=1)].mean()
+
+    assert known(2.0) > known(0.0) + 0.1
 
 
 @COMPILED
@@ -201,7 +241,7 @@ def test_words_that_no_pair_has_stay_what_they_were():
     some = PreferencePairs(
         pairs.prompts, pairs.chosen % 3, pairs.chosen_mask, pairs.rejected % 3, pairs.rejected_mask
     )
-    config = RewardModelConfig(epochs=1, batch_size=8, weight_decay=5.0)
+    config = RewardModelConfig(epochs=1, batch_size=8, weight_decay=5.0, words=0.0)
     model, _ = train_transformer_reward_model(some, sft, np.random.default_rng(0), config)
     before, after = views(sft.params, sft.sizes), views(model.backbone.params, model.backbone.sizes)
     np.testing.assert_array_equal(after.table[3:V], before.table[3:V])
@@ -233,7 +273,7 @@ def test_no_pairs_are_refused():
 @pytest.mark.parametrize(
     ("field", "value"),
     [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("warmup", 1.0), ("weight_decay", -1.0)]
-    + [("max_grad_norm", -1.0), ("head", -1.0), ("validation", 1.0)],
+    + [("max_grad_norm", -1.0), ("head", -1.0), ("words", -1.0), ("validation", 1.0)],
 )
 def test_hyper_parameters_that_cannot_be(field, value):
     with pytest.raises(InputError, match=field):

@@ -1,9 +1,8 @@
 """(Slow) What the default world shows with a transformer and the reward model on its backbone.
 
-The statements are those of `test_sentences`, but for four. The reward model is right less often, by a few pairs in a
-thousand. It reads whole replies and ends in a norm, so its scores have a ceiling: without a penalty the RM score ends
-at 2 to 6 reference deviations instead of 5 and more, while KL and the fall of gold are larger, and gold peaks earlier.
-DPO trained too long gives back a tenth, not a fifth.
+The statements are those of `test_sentences`, but for three. The reward model reads whole replies and ends in a norm, so
+its scores have a ceiling: without a penalty the RM score ends at 2 to 6 reference deviations instead of 5 and more,
+while KL and the fall of gold are larger, and gold peaks earlier. DPO trained too long gives back a tenth, not a fifth.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ def default() -> list[Seen]:
     return [see("sentences", seed, "transformer") for seed in SEEDS]
 
 
-def test_the_reward_model_is_nearly_as_good_as_a_linear_one(default):
+def test_the_reward_model_is_as_good_as_a_linear_one(default):
     linear = [see("sentences:rm=unigrams", seed, "transformer") for seed in SEEDS]
     for name in ("label_accuracy", "gold_accuracy"):
         ours, theirs = (np.mean([getattr(seen, name) for seen in worlds]) for worlds in (default, linear))
-        assert ours >= theirs - 0.01
+        assert ours >= theirs - 0.002  # the standard error of this mean difference
     for seen in default:
         assert 0.23 <= seen.contradicting <= 0.28
         assert 0.63 <= seen.label_accuracy <= 0.78

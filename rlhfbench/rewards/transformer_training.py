@@ -26,6 +26,7 @@ from ..types import Float, Int, PreferencePairs
 from .objective import Objective
 from .penalty import FEWEST_PROMPTS, ranking_accuracy, split_groups, total
 from .transformer import CHUNK, TransformerRewardModel, at, blank, read_scores
+from .words import recall
 
 Comparisons: TypeAlias = PreferencePairs | Rankings
 Gradients: TypeAlias = Callable[[TransformerPolicy, Any], flops.Work]
@@ -51,6 +52,9 @@ class RewardModelConfig:
         Gradient clipping; 0 is off.
     head : float
         Standard deviation of what the head starts with; at 0 the backbone learns nothing until the head has.
+    words : float
+        Weight of a second loss, by which the state that is scored tells the reply's words (`words.recall`); 0 is off.
+        It has no part in a loss of costs.
     validation : float
         Share of the pairs put aside to choose the number of passes by, in [0, 1), of whole prompts where there are 40
         or more; then all are trained on.
@@ -63,6 +67,7 @@ class RewardModelConfig:
     weight_decay: float = 3.0
     max_grad_norm: float = 1.0
     head: float = 0.3
+    words: float = 0.5
     validation: float = 0.0
 
     def __post_init__(self) -> None:
@@ -73,6 +78,7 @@ class RewardModelConfig:
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "at least 0")
         require(self.head >= 0, "head", self.head, "at least 0")
+        require(self.words >= 0, "words", self.words, "at least 0")
         require(0 <= self.validation < 1, "validation", self.validation, "at least 0 and below 1")
 
 
@@ -127,7 +133,7 @@ def train_transformer_reward_model(
         raise ValueError("no preference pairs to train on")
     config, objective = config or RewardModelConfig(), objective or Objective()
     ranked: Any = comparisons if gradients else Rankings.of(comparisons)
-    step = gradients or partial(_gradients, objective)
+    step = gradients or partial(_gradients, objective, config.words)
     aside = _put_aside(ranked, config.validation, rng)
     works: list[flops.Work] = []
     path: list[tuple[int, float]] = []
@@ -182,12 +188,16 @@ def _in_turn(ranked: Rankings) -> tuple[Int, Int, Float]:
     )
 
 
-def _gradients(objective: Objective, backbone: TransformerPolicy, ranked: Rankings) -> flops.Work:
-    """Accumulates those of the loss on one batch; returns the work of the loss alone."""
-    scores, lengths = read_scores(backbone, *_in_turn(ranked))
+def _gradients(
+    objective: Objective, words: float, backbone: TransformerPolicy, ranked: Rankings
+) -> flops.Work:
+    """Accumulates those of the losses on one batch; returns the work of the losses alone."""
+    replies = _in_turn(ranked)
+    scores, lengths = read_scores(backbone, *replies)
     loss = objective(scores.reshape(ranked.replies, -1).T, ranked.strength)
-    backbone.backward(None, at(lengths, loss.d_scores.T.ravel(), ranked.responses.shape[2] + 1))
-    return loss.work
+    d_logits, work = recall(backbone, *replies, words) if words else (None, flops.Work(0, 0))
+    backbone.backward(d_logits, at(lengths, loss.d_scores.T.ravel(), ranked.responses.shape[2] + 1))
+    return loss.work.plus(work)
 
 
 def _validate(
