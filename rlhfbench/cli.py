@@ -248,6 +248,8 @@ def _rm(args: Namespace) -> int:
         raise InputError("--test FILE goes with --data FILE; a task draws its own held-out pairs")
     if args.data is not None and args.pairs is not None:
         raise InputError("--pairs goes with --task; of a file all usable pairs are used")
+    if args.data is None and args.strict:
+        raise InputError("--strict came without --data FILE, whose lines it is about")
     from .show import reward_blocks
 
     source = args.data or args.task or "words"

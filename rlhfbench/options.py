@@ -21,6 +21,13 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
         raise InputError(f"{name} must be {expected}, got {value}")
 
 
+def require_left_out(made: Any, unless: str, *names: str) -> None:
+    """Refuse fields of a dataclass that are not as they are by default, where they do nothing."""
+    for name in names:
+        value = getattr(made, name)
+        require(value == made.__dataclass_fields__[name].default, name, value, f"left out unless {unless}")
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest valid name, else the list of them."""
     valid = sorted(valid)
