@@ -12,6 +12,7 @@ from .records import SAFETY
 from .results import Result
 from .statistics import Interval, summary
 from .types import Float
+from .unheeded import unheeded
 from .verdict import ArmScores, Verdict, verdict
 
 OF_THE_REWARD = ("rm_score", "cost")
@@ -153,6 +154,7 @@ class Comparison:
             "facts": dict(self.facts),
             "arm_facts": {label: dict(self.arm_facts.get(label, {})) for label in self.labels},
             "gates": {name: list(entries) for name, entries in self.gates.items()},
+            "warnings": self.warnings,
             "algorithms": {
                 label: {
                     "config": config_dict(self.configs[label]),
@@ -165,6 +167,16 @@ class Comparison:
             },
             "verdict": self.verdict().as_dict(),
         }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was asked for and came to nothing, each line behind the arms that it is about."""
+        about: dict[str, list[str]] = {}
+        for label in self.labels:
+            facts = self.arm_facts.get(label, self.facts)
+            for line in unheeded(config_dict(self.configs[label]), facts, self.runs[label]):
+                about.setdefault(line, []).append(label)
+        return [f"{', '.join(labels)}: {line}" for line, labels in about.items()]
 
     @property
     def one_reward(self) -> bool:

@@ -78,6 +78,7 @@ def comparison_blocks(comparison: Comparison, *, quick: bool = False) -> list[Bl
     blocks += [Note(line, "red") for line in failure_lines(comparison)]
     blocks += [Note(line) for line in hacking_lines(comparison)]
     blocks += [Note(line, "yellow") for line in kl_lines(comparison)]
+    blocks += [Note(f"Warning, {line}.", "yellow") for line in comparison.warnings]
     blocks += [Note(line, "dim") for line in distance_lines(comparison)]
     if comparison.paired_seeds and len(comparison.labels) > 1:
         blocks += [Note(""), Note(f"Verdict: {comparison.verdict().text}", "bold")]

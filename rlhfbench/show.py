@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .hacking import kl_warnings, reward_hacking
 from .layout import Block, Names, Note, Sheet, counted, fixed, heading, percent, sparkline, unit
 from .records import Result
+from .unheeded import unheeded
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis
@@ -40,6 +41,8 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
         if not names.one:
             blocks.append(Note(f"Reward hacking: {'yes' if hacked else 'no'}; {names.in_text(reason)}."))
         blocks += [Note(f"KL monitor: {line}.", "yellow") for line in kl_warnings(result.curve)]
+        lines = unheeded(inputs.get("config") or {}, manifest.get("facts", {}), [result])
+        blocks += [Note(f"Warning: {line}.", "yellow") for line in lines]
     if result.replies:
         blocks.append(replies_sheet(result, label, names))
     return blocks

@@ -28,6 +28,7 @@ def sweep_blocks(sweep: Sweep) -> list[Block]:
     if not names_of(comparison).one:
         blocks += [Note(line) for line in _hacked_runs(sweep.runs, names_of(comparison))]
     blocks += [Note(line, "yellow") for line in kl_lines(comparison)]
+    blocks += [Note(f"Warning, {line}.", "yellow") for line in comparison.warnings]
     return blocks
 
 

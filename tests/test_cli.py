@@ -242,6 +242,7 @@ CONTRACT = {
     "facts": dict,
     "arm_facts": {"ppo": dict, "dpo": dict},
     "gates": {"lifted": list, "notes": list},
+    "warnings": list,
     "algorithms": {"ppo": ARM, "dpo": ARM},
     "verdict": {
         "kind": str,

@@ -147,6 +147,16 @@ class LabelOptions:
         margin -= labeller.score(prompts, two.responses, two.mask)
         return as_pairs(prompts, one, two, self.ai.prefers(margin, rng))
 
+    def told_apart(self, pairs: PreferencePairs) -> bool:
+        """Whether a rule makes a difference between the replies of any pair."""
+        labeller = self.labeller()
+        for start in range(0, len(pairs), 64):  # nearly always the first few will do
+            some = pairs.take(np.arange(start, min(start + 64, len(pairs))))
+            chosen = labeller.score(some.prompts, some.chosen, some.chosen_mask)
+            if (chosen != labeller.score(some.prompts, some.rejected, some.rejected_mask)).any():
+                return True
+        return False
+
     def label_inputs(self) -> dict[str, Any]:
         """Those of the fields here that determine a run: of the constitution what it says, not where it lies."""
         own = {f.name: getattr(self, f.name) for f in fields(LabelOptions)}
@@ -184,10 +194,12 @@ def price_of_a_person(task: Task) -> float:
     return task.label_cost if isinstance(task, LabelOptions) and not task.by_ai else PRICES["human"]
 
 
-def label_facts(task: Task, pairs: int) -> dict[str, Any]:
-    """Who labelled this many pairs, with what, and what it cost."""
+def label_facts(task: Task, pairs: int, kept: PreferencePairs) -> dict[str, Any]:
+    """Who labelled this many pairs, of which some were kept, with what, and what it cost."""
     by = "file" if hasattr(task, "path") else "human"
     facts: dict[str, Any] = {"by": by, "pairs": pairs, "cost": round(pairs * cost_of_a_label(task), 9)}
+    if isinstance(task, LabelOptions) and task.label_budget is not None:
+        facts["budget"] = task.label_budget
     if not isinstance(task, LabelOptions) or not task.by_ai:
         return facts
     ai = task.ai
@@ -199,6 +211,7 @@ def label_facts(task: Task, pairs: int) -> dict[str, Any]:
         "position_bias": ai.position_bias,
         "debias": ai.debias,
         "decoding": ai.decoding,
+        "told_apart": task.told_apart(kept),
     }
 
 
