@@ -37,6 +37,8 @@ class Comparison:
     reward : {"model", "verifier", "gold", "mixed"}
         What `rm_score` is: a trained model's score, that of a verifier of the user's, or gold itself; or not the
         same for all arms.
+    typed : mapping label -> str
+        The arms as they were asked for, with their options.
     rewards : mapping label -> mapping
         How the arm's labels and reward are made. Only between arms where that is equal are RM scores compared.
     facts : dict
@@ -60,6 +62,7 @@ class Comparison:
     configs: Mapping[str, Any]
     runs: Mapping[str, list[Result]]
     reward: str = "model"
+    typed: Mapping[str, str] = field(default_factory=dict)
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     arm_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

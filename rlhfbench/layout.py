@@ -322,6 +322,16 @@ def heading(label: str) -> str:
     return f"{label[: half - 1]}…{label[-half:]}"
 
 
+def spelled(label: str, typed: str) -> str:
+    """An arm as it was typed, with blanks to break it at, where its label does not say all of that; else nothing.
+
+    >>> spelled("ppo#2", "ppo:beta=0.1,lam=1"), spelled("ppo", "ppo"), spelled("ppo beta=1", "ppo:beta=1")
+    ('ppo:beta=0.1, lam=1', '', '')
+    """
+    says_all = typed in (label, label.replace(" ", ":", 1))
+    return "" if says_all else typed.replace(",", ", ")
+
+
 def listed(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .hacking import KL_LINES
-from .layout import counted, fixed, unit
+from .layout import counted, fixed, spelled, unit
 from .text import sanitize
 
 if TYPE_CHECKING:
@@ -158,7 +158,9 @@ def plan_lines(event: Event) -> Iterator[str]:
     divisor, prefix = unit([budget])
     limit = "" if budget is None else f", at most {fixed(budget / divisor, 2)} {prefix}FLOP a run"
     yield f"task {event['task']}, {event['policy']} policy, {counted(event['seeds'], 'seed')}{limit}"
-    yield f"arms: {', '.join(event['arms'])}"
+    typed = event.get("typed", {})
+    told = ((label, spelled(label, typed.get(label, label))) for label in event["arms"])
+    yield f"arms: {', '.join(f'{label} ({text})' if text else label for label, text in told)}"
     workers = event["workers"]
     where = "in this process" if workers == 0 else f"in {counted(workers, 'worker process')}"
     run = f"{event['to_run']} to run {where}" if event["to_run"] else "nothing to run"

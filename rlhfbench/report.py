@@ -21,6 +21,7 @@ from .layout import (
     unit,
 )
 from .report_lines import (
+    arm_lines,
     distance_lines,
     fact_lines,
     failure_lines,
@@ -70,7 +71,12 @@ def comparison_blocks(comparison: Comparison, *, quick: bool = False) -> list[Bl
     if quick:
         blocks.append(Note("--quick: a smoke test, not evidence", "bold yellow"))
     if comparison.paired_seeds:
-        blocks += [main_sheet(comparison), Note(caption(comparison), "dim"), phase_sheet(comparison)]
+        blocks += [
+            main_sheet(comparison),
+            *map(Note, arm_lines(comparison)),
+            Note(caption(comparison), "dim"),
+            phase_sheet(comparison),
+        ]
         blocks += _work_notes(comparison)
     else:
         blocks.append(Note("no seed has an outcome for every arm, so there is no table"))

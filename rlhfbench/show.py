@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .hacking import kl_warnings, reward_hacking
-from .layout import Block, Names, Note, Sheet, counted, fixed, heading, percent, sparkline, unit
+from .layout import Block, Names, Note, Sheet, counted, fixed, heading, percent, sparkline, spelled, unit
 from .records import Result
 from .unheeded import unheeded
 
@@ -29,7 +29,9 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
     message = f" ({result.message})" if result.message else ""
     policy = inputs.get("policy", "?")
     world = manifest.get("facts", {}).get("file") or inputs.get("task", "?")
-    title = f"{label} on {world}, {policy} policy, seed {result.seed}: {result.status}{message}"
+    typed = spelled(label, str(manifest.get("typed", label)))
+    arm = f"{label} ({typed})" if typed else label
+    title = f"{arm} on {world}, {policy} policy, seed {result.seed}: {result.status}{message}"
     blocks: list[Block] = [Note(title, "bold")]
     config = inputs.get("config")
     if isinstance(config, dict):
@@ -109,6 +111,9 @@ def samples_blocks(samples: Samples) -> list[Block]:
     )
     blocks: list[Block] = [Note(title, "bold"), Note(_units(samples, told_of_harm), "dim")]
     blocks += [Note(f"{name}: {arm.note}.", "yellow") for name, arm in samples.arms.items() if arm.note]
+    told = ((name, spelled(name, arm.typed or name)) for name, arm in samples.arms.items())
+    typed = [f"{name} is {text}" for name, text in told if text]
+    blocks += [Note(f"Arms: {'; '.join(typed)}.", "dim")] if typed else []
     names = ["reference", *map(heading, samples.arms)]
     wide = max(map(len, names))
     for i, prompt in enumerate(samples.prompts):
