@@ -214,8 +214,14 @@ def parse_arm(
         values.update(_with_beta(_preset_fields(spec, preset), spec, text))
     fields = spec.config.__dataclass_fields__
     world = {name: overrides.pop(name) for name in [*overrides] if name not in fields and of_the_arm(name)}
-    values.update(_with_beta(overrides, spec, text))
-    config = build(spec.config, values, spec.name)
+    own = _with_beta(overrides, spec, text)
+    values.update(own)
+    try:
+        config = build(spec.config, values, spec.name)
+    except InputError as error:
+        wrong = str(error).removeprefix(f"{spec.name}: ")
+        of_file = preset is not None and preset not in spec.presets
+        raise InputError((of_file and preset_files.placed(wrong, str(preset), own)) or str(error)) from None
     shown = spec.name + (f"@{preset_files.short_name(preset)}" if preset else "")
     return Arm(label or shown, spec, config, text, file, world)
 

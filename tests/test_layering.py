@@ -57,7 +57,8 @@ LAYERS = {
     "rlhfbench.problems": "data errors json_lines",
     "rlhfbench.tokenizer": "errors text",
     "rlhfbench.constitution": "text",
-    "rlhfbench.constitution_file": "constitution errors json_lines options text",
+    "rlhfbench.file_places": "",
+    "rlhfbench.constitution_file": "constitution errors file_places json_lines options text",
     "rlhfbench.revision": "constitution",
     "rlhfbench.labeller": "constitution revision text types",
     "rlhfbench.compute": "kernels.flops",
@@ -100,7 +101,7 @@ LAYERS = {
         "constitution constitution_file data errors labeller options problems rankings seeding tasks.* text tokenizer"
         " types"
     ),
-    "rlhfbench.preset_files": "errors options",
+    "rlhfbench.preset_files": "errors file_places options",
     "rlhfbench.registry": "errors options preset_files types",
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
