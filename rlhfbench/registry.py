@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from . import preset_files
 from .errors import InputError
-from .options import build, nearest, of_the_arm, split_overrides
+from .options import build, nearest, of_the_arm, slip_of, split_overrides
 from .types import AlgorithmSpec, RewardKind, Task
 
 ROOT = Path(__file__).parent
@@ -216,6 +216,7 @@ def parse_arm(
     world = {name: overrides.pop(name) for name in [*overrides] if name not in fields and of_the_arm(name)}
     own = _with_beta(overrides, spec, text)
     values.update(own)
+    _refuse_tasks_fields(own, fields, spec.name)
     try:
         config = build(spec.config, values, spec.name)
     except InputError as error:
@@ -234,6 +235,23 @@ def _with_beta(values: Mapping[str, Any], spec: AlgorithmSpec, text: str) -> dic
             raise InputError(f"'{text}': field 'beta' is given twice, once as kl_coef")
         found["beta"] = found.pop("kl_coef")
     return found
+
+
+def _refuse_tasks_fields(given: Iterable[str], fields: Collection[str], where: str) -> None:
+    """Refuse a field that is no slip of one of `fields`, but one that tasks have, with their names."""
+    for name in given:
+        if name in fields or slip_of(name, fields) is not None:
+            continue
+        having = [task for task in TASKS if name in _built_in_task(task).__dataclass_fields__]
+        if having:
+            example = "sentences" if "sentences" in having else having[0]
+            tasks = f"task{'s' * (len(having) > 1)} {', '.join(having)}"
+            raise InputError(f"{where}: no field '{name}'; it is one of {tasks}: --task {example}:{name}=...")
+
+
+def _built_in_task(name: str) -> Any:
+    module, attribute = TASKS[name].split(":")
+    return getattr(importlib.import_module(f"rlhfbench.tasks.{module}"), attribute)
 
 
 def _preset_fields(spec: AlgorithmSpec, preset: str) -> Mapping[str, Any]:
@@ -264,10 +282,7 @@ def load_task(text: str) -> Task:
     """Build the task that ``name[:field=value,...]`` describes."""
     name, overrides = split_overrides(text)
     if name in TASKS:
-        module, attribute = TASKS[name].split(":")
-        task_class: Callable[..., Any] = getattr(
-            importlib.import_module(f"rlhfbench.tasks.{module}"), attribute
-        )
+        task_class: Callable[..., Any] = _built_in_task(name)
     else:
         plugins = _plugins("tasks")
         if name not in plugins:
@@ -278,5 +293,6 @@ def load_task(text: str) -> Task:
             )
             raise InputError(f"unknown task '{name}'{hint}")
         task_class = plugins[name].load()
+    _refuse_tasks_fields(overrides, getattr(task_class, "__dataclass_fields__", {}), f"task {name}")
     task: Task = build(task_class, overrides, f"task {name}")  # type: ignore[arg-type]
     return task

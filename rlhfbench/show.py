@@ -29,10 +29,10 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
     message = f" ({result.message})" if result.message else ""
     policy = inputs.get("policy", "?")
     world = manifest.get("facts", {}).get("file") or inputs.get("task", "?")
-    typed = spelled(label, str(manifest.get("typed", label)))
-    arm = f"{label} ({typed})" if typed else label
-    title = f"{arm} on {world}, {policy} policy, seed {result.seed}: {result.status}{message}"
+    title = f"{label} on {world}, {policy} policy, seed {result.seed}: {result.status}{message}"
     blocks: list[Block] = [Note(title, "bold")]
+    typed = spelled(label, str(manifest.get("typed", label)))
+    blocks += [Note(f"Arm: {label} is {typed}.")] if typed else []
     config = inputs.get("config")
     if isinstance(config, dict):
         blocks.append(Note(", ".join(f"{name}={value}" for name, value in config.items()), "dim"))

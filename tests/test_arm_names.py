@@ -59,9 +59,10 @@ def test_a_sweep_says_what_its_betas_share() -> None:
 def test_one_run_says_what_was_typed() -> None:
     inputs = {"gold": "exact", "label": "ppo#2", "task": "words"}
     shown = render(show.run_blocks({"inputs": inputs, "typed": "ppo:beta=0.1,lam=1"}, result()))
-    assert shown.startswith("ppo#2 (ppo:beta=0.1, lam=1) on words")
+    assert shown.startswith("ppo#2 on words")
+    assert "Arm: ppo#2 is ppo:beta=0.1, lam=1." in shown
     shown = render(show.run_blocks({"inputs": inputs | {"label": "ppo"}, "typed": "ppo"}, result()))
-    assert shown.startswith("ppo on words")
+    assert "Arm:" not in shown
 
 
 def test_the_legend_of_a_picture_says_it_shortened(tmp_path: Path) -> None:
