@@ -91,7 +91,7 @@ def renderables(blocks: Sequence[Block], width: int) -> Iterator[tuple[Renderabl
 
     before: Block | None = None
     for block in blocks:
-        if isinstance(block, Sheet) or isinstance(before, Sheet):
+        if before is not None and (isinstance(block, Sheet) or isinstance(before, Sheet)):
             yield Text(), False
         before = block
         if isinstance(block, Note):

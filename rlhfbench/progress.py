@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from .hacking import KL_LINES
@@ -167,6 +168,13 @@ def plan_lines(event: Event) -> Iterator[str]:
     yield f"runs: {event['reused']} reused from {event['folder']}, {run}"
     for label, lines in event["cautions"].items():
         yield from (f"warning: {label}: {line}" for line in lines)
+
+
+def folded(line: str, width: int) -> str:
+    """A line with nothing in it that a terminal would obey, broken between words where it is too long; paths stay."""
+    text, room = sanitize(line), max(width, 20)
+    lines = wrap(text, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def diagnostics(metrics: dict[str, float]) -> str:

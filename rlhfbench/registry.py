@@ -28,7 +28,9 @@ TASKS = {
     "safety": "safety:Safety",
     "safety-small": "safety:SafetySmall",
 }
-"""Tasks by name; those of a file come with --data."""
+"""Tasks by name."""
+FILE_TASKS = {"pairs": "pairs:PairsTask", "problems": "problems:ProblemsTask"}
+"""Those of a file, which come with --data."""
 
 
 @dataclass(frozen=True)
@@ -242,15 +244,18 @@ def _refuse_tasks_fields(given: Iterable[str], fields: Collection[str], where: s
     for name in given:
         if name in fields or slip_of(name, fields) is not None:
             continue
-        having = [task for task in TASKS if name in _built_in_task(task).__dataclass_fields__]
+        having = [task for task in TASKS if name in task_class(task).__dataclass_fields__]
         if having:
             example = "sentences" if "sentences" in having else having[0]
             tasks = f"task{'s' * (len(having) > 1)} {', '.join(having)}"
             raise InputError(f"{where}: no field '{name}'; it is one of {tasks}: --task {example}:{name}=...")
 
 
-def _built_in_task(name: str) -> Any:
-    module, attribute = TASKS[name].split(":")
+def task_class(name: str) -> Any:
+    """The class of a task, built in, of a file or of an installed package."""
+    if name not in TASKS and name not in FILE_TASKS:
+        return _plugins("tasks")[name].load()
+    module, attribute = (TASKS | FILE_TASKS)[name].split(":")
     return getattr(importlib.import_module(f"rlhfbench.tasks.{module}"), attribute)
 
 
@@ -281,18 +286,10 @@ def parse_arms(texts: list[str], parse: Callable[[str], Arm] = parse_arm) -> lis
 def load_task(text: str) -> Task:
     """Build the task that ``name[:field=value,...]`` describes."""
     name, overrides = split_overrides(text)
-    if name in TASKS:
-        task_class: Callable[..., Any] = _built_in_task(name)
-    else:
-        plugins = _plugins("tasks")
-        if name not in plugins:
-            hint = (
-                "; for a file use --data FILE"
-                if name in ("pairs", "problems")
-                else nearest(name, task_names())
-            )
-            raise InputError(f"unknown task '{name}'{hint}")
-        task_class = plugins[name].load()
-    _refuse_tasks_fields(overrides, getattr(task_class, "__dataclass_fields__", {}), f"task {name}")
-    task: Task = build(task_class, overrides, f"task {name}")  # type: ignore[arg-type]
+    if name not in task_names():
+        hint = "; for a file use --data FILE" if name in FILE_TASKS else nearest(name, task_names())
+        raise InputError(f"unknown task '{name}'{hint}")
+    kind = task_class(name)
+    _refuse_tasks_fields(overrides, getattr(kind, "__dataclass_fields__", {}), f"task {name}")
+    task: Task = build(kind, overrides, f"task {name}")
     return task
