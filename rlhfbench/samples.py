@@ -18,6 +18,8 @@ from .verifiers import UserVerifier, VerifierFailed, open_verifier
 from .worlds import SERVED, KeptWorld, load_world, world_inputs
 
 PROMPTS = 5
+NAMED = 3
+"""Comparisons of a store that are named where one has to be chosen."""
 EARLIER = "made by an earlier version, which kept no policy"
 
 
@@ -289,13 +291,23 @@ def _stored(root: Path) -> list[Stored]:
 
 
 def _only_comparison(root: Path, stored: Sequence[Stored]) -> str:
-    first: dict[str, Stored] = {}
+    together: dict[str, list[Stored]] = {}
     for run in stored:
-        first.setdefault(run.comparison, run)
-    if len(first) > 1:
-        some = ", ".join(str(run.folder) for run in list(first.values())[:3])
-        raise InputError(f"{root}: holds runs of {len(first)} comparisons; name a run of one, such as {some}")
-    return next(iter(first))
+        together.setdefault(run.comparison, []).append(run)
+    if len(together) > 1:
+        some = "; ".join(f"{runs[0].folder} for {_about(runs)}" for runs in [*together.values()][:NAMED])
+        more = f"; and {len(together) - NAMED} more" if len(together) > NAMED else ""
+        raise InputError(
+            f"{root}: holds runs of {len(together)} comparisons; name a run of one: {some}{more}"
+        )
+    return next(iter(together))
+
+
+def _about(runs: Sequence[Stored]) -> str:
+    """What a comparison is of: its arms, task and policy."""
+    arms = ", ".join(dict.fromkeys(run.typed for run in runs))
+    world = runs[0].world
+    return f"{arms} on {world.get('data') or world.get('task') or runs[0].inputs['task']}, {runs[0].inputs['policy']}"
 
 
 def _names(runs: Sequence[Stored]) -> list[str]:
