@@ -192,7 +192,10 @@ def _rm(command: Parser) -> None:
 
 def _list(command: Parser) -> None:
     command.add_argument(
-        "algorithm", nargs="?", metavar="ALGO", help="its presets: fields, source, what is left out"
+        "name",
+        nargs="?",
+        metavar="ALGO|TASK",
+        help="the presets of an algorithm: fields, source, what is left out; the fields of a task",
     )
     command.add_argument(
         "--constitution",
@@ -261,7 +264,7 @@ COMMANDS: dict[str, tuple[Callable[[Parser], None], str]] = {
     "compare": (_compare, "compare algorithms on paired seeds: scores, KL, compute, verdict"),
     "sweep": (_sweep, "run one algorithm at several betas: who over-optimises the reward model"),
     "rm": (_rm, "train a reward model on preference pairs and test it on others"),
-    "list": (_list, "list algorithms, tasks and policies; of one algorithm all that its presets set"),
+    "list": (_list, "list algorithms, tasks and policies; of one what its presets set, or its fields"),
     "show": (_show, "show one stored run: diagnostics over updates, and replies"),
     "samples": (_samples, "read what reference and arms of a stored comparison answer to the same prompts"),
     "doctor": (_doctor, "look for what usually goes wrong in a run's metrics, ours, TRL's or OpenRLHF's"),

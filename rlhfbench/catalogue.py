@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
 from .errors import InputError
 from .preset_files import Preset, built_in
-from .registry import algorithm_names, load_algorithm, load_task, task_names
+from .registry import FILE_TASKS, algorithm_names, load_algorithm, load_task, task_class, task_names
 from .sft import POLICIES
 from .types import AlgorithmSpec
 
@@ -60,6 +61,44 @@ def tasks() -> list[tuple[str, str, str]]:
         else:
             found.append((name, described(type(task), name), " or ".join(task.policies)))
     return found
+
+
+def task_entry(name: str) -> tuple[str, str, list[tuple[str, Any, str]]] | None:
+    """Name, doc and fields of a task, those of a file too; None where `name` is none."""
+    if name not in (*task_names(), *FILE_TASKS):
+        return None
+    return name, described(task_class(name), name), fields_of(name)
+
+
+def fields_of(name: str) -> list[tuple[str, Any, str]]:
+    """Name, default and meaning of each field of a task that can be set."""
+    kind = task_class(name)
+    given = {"path", "strict"} if name in FILE_TASKS else set()  # by --data and --strict
+    told: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        told |= parameters(inspect.cleandoc(vars(cls).get("__doc__") or ""))
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    found = [(f.name, f.default, told.get(f.name, "")) for f in fields if f.init and f.name not in given]
+    return sorted(
+        found, key=lambda field: field[0].startswith(("rm_", "label_"))
+    )  # what is its own comes first
+
+
+def parameters(doc: str) -> dict[str, str]:
+    """What a numpydoc docstring says of each parameter.
+
+    >>> parameters("x\\n\\nParameters\\n----------\\na, b : int\\n    What they\\n    are.")
+    {'a': 'What they are.', 'b': 'What they are.'}
+    """
+    section = doc.partition("Parameters\n----------\n")[2]
+    told: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if line[:1] not in ("", " "):
+            names = line.partition(" : ")[0].split(", ") if " : " in line else []
+        for name in names if line[:1] == " " else ():
+            told[name] = f"{told.get(name, '')} {line.strip()}".strip()
+    return told
 
 
 def policies() -> list[tuple[str, str]]:

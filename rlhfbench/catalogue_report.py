@@ -28,6 +28,7 @@ def list_blocks(
     blocks.append(Note("rlhfbench list ALGO: what the presets of one set", indent=2))
     blocks.append(Note("Tasks: name[:field=value,...]", "bold"))
     blocks += [Note(f"{name}: {doc} Policies: {fits}.", indent=2) for name, doc, fits in tasks]
+    blocks.append(Note("rlhfbench list TASK: the fields of one, pairs and problems too", indent=2))
     own = "--data FILE: your own preference pairs, JSON lines, plain or gzipped"
     blocks.append(Note(f"{own}; options by --task pairs:field=value,...", indent=2))
     problems = "--data FILE --task problems: problems with answers, JSON lines, rewarded by a verifier"
@@ -45,6 +46,16 @@ def algorithm_blocks(entry: Mapping[str, Any]) -> list[Block]:
         blocks.append(Note(f"{entry['name']}@{name}: {preset.source}{read}", indent=2))
         blocks.append(Note(_fields(preset.fields), indent=4))
         blocks += [Note(preset.note, "dim", indent=4)] if preset.note else []
+    return blocks
+
+
+def task_blocks(name: str, doc: str, fields: Sequence[tuple[str, Any, str]]) -> list[Block]:
+    """One task with its fields: name, default and meaning."""
+    given = "--data FILE --task " if name in ("pairs", "problems") else "--task "
+    blocks: list[Block] = [Note(f"{name}: {doc}", "bold"), Note(f"{given}{name}:field=value,...", indent=2)]
+    for field, default, meaning in fields:
+        blocks.append(Note(f"{field}={'none' if default is None else default}", indent=2))
+        blocks += [Note(meaning, "dim", indent=4)] if meaning else []
     return blocks
 
 

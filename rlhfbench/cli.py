@@ -106,11 +106,12 @@ def _show_blocks(blocks: Sequence[Block], stderr: bool = False) -> None:
 def _progress() -> Iterator[Monitor]:
     from rich.text import Text
 
-    from .progress import live
-    from .text import sanitize
+    from .progress import folded, live
 
     console = _console(stderr=True)
-    with live(console, lambda line: console.print(Text(sanitize(line)), soft_wrap=True)) as monitor:
+    with live(
+        console, lambda line: console.print(Text(folded(line, console.width)), soft_wrap=True)
+    ) as monitor:
         yield monitor
 
 
@@ -248,6 +249,8 @@ def _rm(args: Namespace) -> int:
         raise InputError("--test FILE goes with --data FILE; a task draws its own held-out pairs")
     if args.data is not None and args.pairs is not None:
         raise InputError("--pairs goes with --task; of a file all usable pairs are used")
+    if args.data is None and args.strict:
+        raise InputError("--strict came without --data FILE, whose lines it is about")
     from .show import reward_blocks
 
     source = args.data or args.task or "words"
@@ -312,13 +315,18 @@ def _list(args: Namespace) -> int:
     if args.constitution is not None:
         from .constitution_file import shipped_text
 
+        if args.name is not None:
+            raise InputError(f"list: {args.name} came with --constitution, one of the two is needed")
         sys.stdout.write(shipped_text(args.constitution))
         return OK
-    from .catalogue import algorithms, policies, tasks
-    from .catalogue_report import algorithm_blocks, list_blocks
+    from .catalogue import algorithms, policies, task_entry, tasks
+    from .catalogue_report import algorithm_blocks, list_blocks, task_blocks
 
-    if args.algorithm is not None:
-        _show_blocks(algorithm_blocks(*algorithms(args.algorithm)))
+    task = None if args.name is None else task_entry(args.name)
+    if task is not None:
+        _show_blocks(task_blocks(*task))
+    elif args.name is not None:
+        _show_blocks(algorithm_blocks(*algorithms(args.name)))
     else:
         _show_blocks(list_blocks(algorithms(), tasks(), policies()))
     return OK

@@ -12,6 +12,7 @@ from .records import SAFETY
 from .results import Result
 from .statistics import Interval, summary
 from .types import Float
+from .unheeded import unheeded
 from .verdict import ArmScores, Verdict, verdict
 
 OF_THE_REWARD = ("rm_score", "cost")
@@ -36,6 +37,8 @@ class Comparison:
     reward : {"model", "verifier", "gold", "mixed"}
         What `rm_score` is: a trained model's score, that of a verifier of the user's, or gold itself; or not the
         same for all arms.
+    typed : mapping label -> str
+        The arms as they were asked for, with their options.
     rewards : mapping label -> mapping
         How the arm's labels and reward are made. Only between arms where that is equal are RM scores compared.
     facts : dict
@@ -59,6 +62,7 @@ class Comparison:
     configs: Mapping[str, Any]
     runs: Mapping[str, list[Result]]
     reward: str = "model"
+    typed: Mapping[str, str] = field(default_factory=dict)
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     arm_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -153,6 +157,7 @@ class Comparison:
             "facts": dict(self.facts),
             "arm_facts": {label: dict(self.arm_facts.get(label, {})) for label in self.labels},
             "gates": {name: list(entries) for name, entries in self.gates.items()},
+            "warnings": self.warnings,
             "algorithms": {
                 label: {
                     "config": config_dict(self.configs[label]),
@@ -165,6 +170,16 @@ class Comparison:
             },
             "verdict": self.verdict().as_dict(),
         }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was asked for and came to nothing, each line behind the arms that it is about."""
+        about: dict[str, list[str]] = {}
+        for label in self.labels:
+            facts = self.arm_facts.get(label, self.facts)
+            for line in unheeded(config_dict(self.configs[label]), facts, self.runs[label]):
+                about.setdefault(line, []).append(label)
+        return [f"{', '.join(labels)}: {line}" for line, labels in about.items()]
 
     @property
     def one_reward(self) -> bool:

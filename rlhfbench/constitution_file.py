@@ -26,6 +26,7 @@ from typing import Any, NoReturn, cast
 
 from .constitution import KINDS, Constitution, Phrase, Rule, RuleKind
 from .errors import InputError
+from .file_places import line_in_json, line_in_toml
 from .json_lines import kind_of, shown
 from .options import nearest
 from .text import words
@@ -77,12 +78,20 @@ class _File:
     """A file while it is read, and how to complain about it."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.content, self.is_json = name, "", False
 
     def fail(self, wrong: str, field: str = "", rule: str = "") -> NoReturn:
-        of_rule = f", rule {rule}" if rule else ""
+        line = self.line(field, int(rule.split()[0]) if rule else 0) if self.content else None
+        of_rule = (f", line {line}" if line else "") + (f", rule {rule}" if rule else "")
         of_field = f", field '{field}'" if field else ""
         raise InputError(f"{self.name}{of_rule}{of_field}: {wrong}")
+
+    def line(self, field: str, number: int) -> int | None:
+        """Where a field of a rule stands, or, with number 0, one of the constitution's own."""
+        key = field.partition(".")[0].partition("[")[0]
+        if self.is_json:
+            return line_in_json(self.content, "rules", key, number)
+        return line_in_toml(self.content, "rules" if number else "", key, max(number, 1))
 
     def read(self, path: Path) -> bytes:
         try:
@@ -109,6 +118,7 @@ class _File:
             self.fail(f"not {suffix[1:].upper()}: {shown(str(error), 200)}")
         if not isinstance(record, dict):
             self.fail(f"is {kind_of(record)}; an object with name and rules is needed")
+        self.content, self.is_json = text, suffix == ".json"
         return record
 
     def constitution(self, record: dict[str, Any], digest: str) -> Constitution:

@@ -235,7 +235,8 @@ def _length_drift(log: TrainingLog) -> str | None:
     "score_up_gold_flat",
     "score",
     "gold",
-    means="Reward hacking: what is learnt is what the reward model likes beyond what is meant.",
+    means="What is learnt is what the reward model likes beyond what is meant: reward hacking where gold has turned"
+    " down, as compare, sweep and show count it; on its way there where gold stays.",
     advice="A higher beta or an earlier checkpoint (rlhfbench sweep), a reward model from more pairs or an ensemble;"
     " read replies (rlhfbench samples).",
     link="https://github.com/huggingface/trl/issues/322",
@@ -245,17 +246,21 @@ def _score_up_gold_flat(log: TrainingLog) -> str | None:
     both = np.isfinite(score) & np.isfinite(gold)
     if both.sum() < 4:  # logged, but never beside each other
         return None
+    errors = log.series.get("gold_error", np.zeros(len(both)))
     curve = [
-        {"update": f"{step:g}", "rm_score": s, "gold_score": g}
-        for step, s, g in zip(log.steps[both], score[both], gold[both], strict=True)
+        {"update": f"{step:g}", "rm_score": s, "gold_score": g, "gold_se": error}
+        for step, s, g, error in zip(
+            log.steps[both], score[both], gold[both], np.nan_to_num(errors[both]), strict=True
+        )
     ]
     hacked, reason = reward_hacking(curve)
     if hacked:
-        return reason
+        return f"reward hacking: {reason}"
     first, last, error = _ends(score[both])
     gold_first, gold_last, gold_error = _ends(gold[both])
     if last - first > NOISE * error and abs(gold_last - gold_first) <= NOISE * gold_error:
-        return f"{_change('score', log, first, last)}, {_change('gold', log, gold_first, gold_last)}"
+        rise, rest = _change("score", log, first, last), _change("gold", log, gold_first, gold_last)
+        return f"no reward hacking so far, but {rise}, {rest}"
     return None
 
 

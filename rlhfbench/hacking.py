@@ -42,6 +42,7 @@ def reward_hacking(curve: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     story = (
         f"gold {points[0]['gold_score']:.2f} -> {gold[peak]:.2f} at update {points[peak]['update']} -> {gold[-1]:.2f}, "
         f"RM score {rm[peak]:.2f} there, {rm[-1]:.2f} at the end"
+        " (all but the first smoothed: means of neighbouring points)"
     )
     if gain <= 0 and gold[-1] < points[0]["gold_score"] - error and rm[-1] > rm[0]:
         return True, f"gold only fell while the RM score rose: {story}"

@@ -121,6 +121,7 @@ def carry_out(plan: Plan, *, jobs: int | None, watch: Watch | None) -> Compariso
         {
             "kind": "plan",
             "arms": [a.label for a in plan.arms],
+            "typed": {a.label: a.source for a in plan.arms},
             "task": plan.world.data or plan.world.task,
             "policy": plan.world.policy,
             "seeds": plan.seeds,
@@ -190,6 +191,7 @@ def gather(plan: Plan, results: Mapping[Which, Result], reused: int) -> Comparis
         rewards=rewards,
         seeds=range(plan.seeds),
         configs={a.label: a.config for a in plan.arms},
+        typed={a.label: a.source for a in plan.arms},
         runs={
             a.label: [
                 results.get((a.label, seed)) or lost_run(seed, "interrupted", None)

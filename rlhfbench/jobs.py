@@ -18,6 +18,7 @@ from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
 from .shares import SMALL, compile_share, share_names
+from .tasks.labels import HOW_ASKED
 from .tasks.reward_choice import LABELLED, reward_kind, reward_options
 from .types import Metrics, RewardKind, SafetyLabelled, Sampler, Task, Verifiable
 from .verifiers import UserVerifier, open_verifier
@@ -45,6 +46,8 @@ class World:
         name, overrides = split_overrides(self.task)
         if arm.world.get("labels", "") not in ("", getattr(self.open(), "labels", "")):
             overrides.pop("label_price", None)  # what a person costs is no price of a labeller's call
+            for option in HOW_ASKED if arm.world["labels"] != "ai" else ():
+                overrides.pop(option, None)
         return replace(self, task=with_overrides(name, {**overrides, **arm.world}))
 
     def arm(self, text: str, label: str | None = None) -> Arm:

@@ -91,7 +91,7 @@ def renderables(blocks: Sequence[Block], width: int) -> Iterator[tuple[Renderabl
 
     before: Block | None = None
     for block in blocks:
-        if isinstance(block, Sheet) or isinstance(before, Sheet):
+        if before is not None and (isinstance(block, Sheet) or isinstance(before, Sheet)):
             yield Text(), False
         before = block
         if isinstance(block, Note):
@@ -320,6 +320,16 @@ def heading(label: str) -> str:
         return label
     half = LONGEST_HEAD // 2
     return f"{label[: half - 1]}…{label[-half:]}"
+
+
+def spelled(label: str, typed: str) -> str:
+    """An arm as it was typed, with blanks to break it at, where its label does not say all of that; else nothing.
+
+    >>> spelled("ppo#2", "ppo:beta=0.1,lam=1"), spelled("ppo", "ppo"), spelled("ppo beta=1", "ppo:beta=1")
+    ('ppo:beta=0.1, lam=1', '', '')
+    """
+    says_all = typed in (label, label.replace(" ", ":", 1))
+    return "" if says_all else typed.replace(",", ", ")
 
 
 def listed(names: Sequence[str]) -> str:

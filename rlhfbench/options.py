@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,11 +20,43 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
         raise InputError(f"{name} must be {expected}, got {value}")
 
 
+def require_left_out(made: Any, unless: str, *names: str) -> None:
+    """Refuse fields of a dataclass that are not as they are by default, where they do nothing."""
+    for name in names:
+        value = getattr(made, name)
+        require(value == made.__dataclass_fields__[name].default, name, value, f"left out unless {unless}")
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest valid name, else the list of them."""
+    """`; did you mean 'x'?` for a valid name that a slip or two are away, else the list of them."""
     valid = sorted(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; choose from {', '.join(valid) or 'nothing'}"
+    meant = slip_of(name, valid)
+    return f"; choose from {', '.join(valid) or 'nothing'}" if meant is None else f"; did you mean '{meant}'?"
+
+
+def slip_of(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that may be meant: one slip away, or two where `name` is longer than four letters.
+
+    >>> slip_of("wieght", ["width", "weight"]), slip_of("labels", ["largest"])
+    ('weight', None)
+    """
+    most = min(2 if len(name) > 4 else 1, len(name) - 1)
+    near = [(n, other) for other in valid if (n := _slips(name.lower(), other.lower())) <= most]
+    return min(near)[1] if near else None
+
+
+def _slips(a: str, b: str) -> int:
+    """Letters to be left out, put in, replaced or exchanged with their neighbour to make `b` of `a`."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        earlier, before, row = before, row, [i]
+        for j, other in enumerate(b, 1):
+            least = min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, a[i - 2]) == (b[j - 2], other):
+                least = min(least, earlier[j - 2] + 1)
+            row.append(least)
+    return row[-1]
 
 
 def split_overrides(text: str) -> tuple[str, dict[str, str]]:

@@ -20,7 +20,7 @@ from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
 from .reward_models import choose_reward_model
-from .tasks.labels import labeller_of
+from .tasks.labels import LabelOptions, labeller_of
 from .tasks.reward_choice import reward_kind
 from .types import SafetyLabelled, Task
 from .verifiers import open_verifier, try_out
@@ -129,6 +129,8 @@ def make_world(
     verifier: str | None = None,
 ) -> World:
     """Check the choices against each other, and try out the verifier; `budget` is in GFLOP."""
+    if strict and data is None:
+        raise InputError("--strict came without --data FILE, whose lines it is about")
     task = task or (DEFAULT_TASK if data is None else "pairs")
     opened = open_task(task, data, strict)
     chosen = check_policy(opened, policy)
@@ -154,9 +156,21 @@ def check_arms(arms: Sequence[Arm], world: World) -> None:
             raise InputError(no_labels_of_harm(task.name, arm.spec.name))
         if "labeller" in arm.spec.needs:
             labeller_of(world.of(arm).open(), arm.spec.name)
+    _check_labels(arms, world)
     for own in world.worlds(arms):
         if own != world:
             check_reward(own.open(), own.verifier)
+
+
+def _check_labels(arms: Sequence[Arm], world: World) -> None:
+    """Refuse options of labels that no arm goes by, of those that they were given to."""
+    shares = {world: arms} | {world.of(arm): [arm] for arm in arms if "label_constitution" in arm.world}
+    for own, sharing in shares.items():
+        task = own.open()
+        if isinstance(task, LabelOptions):
+            by_ai = [getattr(world.of(arm).open(), "by_ai", False) for arm in sharing]
+            revised = any("labeller" in arm.spec.needs for arm in sharing)
+            task.check_used(by_ai=revised or any(by_ai), by_people=not all(by_ai))
 
 
 def check_reward(task: Task, verifier: str | None) -> None:

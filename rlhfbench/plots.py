@@ -13,7 +13,7 @@ import numpy as np
 from .comparison import Comparison
 from .errors import InputError
 from .hacking import KL_LINES
-from .layout import Names, unit
+from .layout import Names, spelled, unit
 from .results import Result
 from .statistics import MIN_INTERVAL, bootstrap_bounds, interquartile_mean
 from .types import Float
@@ -28,6 +28,7 @@ ENDINGS = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, which people with any colour vision tell apart, without yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
+LEGEND = 120  # characters, markers included, that a line of the legend has room for
 WIDE_RATIO = 8.0  # of final compute, from which its axis shows square roots
 STYLE: Any = {
     "font.size": 10.0,
@@ -142,7 +143,7 @@ def _arm(
         markersize=7,
         markeredgecolor="white",
         capsize=3,
-        label=label,
+        label=_legend_entry(label, comparison.typed.get(label, label)),
         linestyle="none",
         zorder=5,
     )
@@ -208,7 +209,18 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         texts = [label.replace("$", r"\$") for label in labels]
-        figure.legend(handles, texts, loc="outside lower center", ncols=min(len(handles), 6))
+        columns = min(len(handles), 6, max(LEGEND // max(map(len, labels)), 1))
+        figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+
+
+def _legend_entry(label: str, typed: str) -> str:
+    text = spelled(label, typed)
+    return _shortened(f"{label}: {text}" if text else label)
+
+
+def _shortened(text: str) -> str:
+    """A text that a legend has room for."""
+    return text if len(text) <= LEGEND // 2 else f"{text[: LEGEND // 2 - 1]}…"
 
 
 def _reference(comparison: Comparison, name: str) -> float:
@@ -233,8 +245,11 @@ def sweep_plot(sweep: Sweep, path: Path) -> None:
     seeds = len(comparison.seeds)
     task = Path(comparison.task).name if "file" in comparison.facts else comparison.task
     wanted = Names.of(comparison.gold, comparison.reward).gold
+    first = comparison.labels[0]
+    typed = spelled(first, comparison.typed.get(first, first))
     title = f"{sweep.algorithm} on {task}: mean of {seeds} seeds (thin: each); filled: end, star: peak of {wanted}"
-    _two_panels(comparison, panel, title, path)
+    more = f"\n{_shortened(f'beta {sweep.betas[0]:g} is {typed}')}" if typed else ""
+    _two_panels(comparison, panel, title + more, path)
 
 
 def _path(axes: Axes, label: str, curves: Curves, name: str, colour: Sequence[float], marker: str) -> None:

@@ -16,7 +16,7 @@ from kernels import categorical, policy_gradient
 from .kl_control import Controller, KLControl, controller
 from .kl_penalty import KL, estimates, in_loss
 from .metrics import mean
-from .options import require
+from .options import require, require_left_out
 from .rollouts import Episodes, episode_metrics, logit_gradient, pay, token_weights
 from .schedules import Schedule, scheduled
 from .types import Float, Int, Metrics, Optimizer, Setup
@@ -123,6 +123,11 @@ class PPOConfig:
         require(
             self.beta_max >= self.beta_min, "beta_max", self.beta_max, f"at least beta_min ({self.beta_min})"
         )
+        if self.kl_controller == "fixed":
+            adaptive = "kl_controller adapts beta"
+            require_left_out(self, adaptive, "kl_target", "kl_horizon", "beta_min", "beta_max")
+        elif self.kl_controller not in ("ziegler", "dual"):
+            require_left_out(self, "kl_controller is ziegler or dual", "kl_horizon")
         for name in ("gamma", "lam"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
 

@@ -172,7 +172,8 @@ def prepare(
     costs = make_costs(task, choice, reference, demonstrations, seed, NORMALISATION_EPISODES, price)
     if costs is not None:
         about |= {"cost_model": costs.text, "cost_accuracy": costs.accuracy}
-    labelled = {"labels": label_facts(task, len(preferences) if filtering is None else filtering.pairs)}
+    bought = len(preferences) if filtering is None else filtering.pairs
+    labelled = {"labels": label_facts(task, bought, preferences)}
     return Prepared(
         task,
         seed,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from .hacking import KL_LINES
-from .layout import counted, fixed, unit
+from .layout import counted, fixed, spelled, unit
 from .text import sanitize
 
 if TYPE_CHECKING:
@@ -158,13 +159,22 @@ def plan_lines(event: Event) -> Iterator[str]:
     divisor, prefix = unit([budget])
     limit = "" if budget is None else f", at most {fixed(budget / divisor, 2)} {prefix}FLOP a run"
     yield f"task {event['task']}, {event['policy']} policy, {counted(event['seeds'], 'seed')}{limit}"
-    yield f"arms: {', '.join(event['arms'])}"
+    typed = event.get("typed", {})
+    told = ((label, spelled(label, typed.get(label, label))) for label in event["arms"])
+    yield f"arms: {', '.join(f'{label} ({text})' if text else label for label, text in told)}"
     workers = event["workers"]
     where = "in this process" if workers == 0 else f"in {counted(workers, 'worker process')}"
     run = f"{event['to_run']} to run {where}" if event["to_run"] else "nothing to run"
     yield f"runs: {event['reused']} reused from {event['folder']}, {run}"
     for label, lines in event["cautions"].items():
         yield from (f"warning: {label}: {line}" for line in lines)
+
+
+def folded(line: str, width: int) -> str:
+    """A line with nothing in it that a terminal would obey, broken between words where it is too long; paths stay."""
+    text, room = sanitize(line), max(width, 20)
+    lines = wrap(text, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def diagnostics(metrics: dict[str, float]) -> str:

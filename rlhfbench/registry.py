@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from . import preset_files
 from .errors import InputError
-from .options import build, nearest, of_the_arm, split_overrides
+from .options import build, nearest, of_the_arm, slip_of, split_overrides
 from .types import AlgorithmSpec, RewardKind, Task
 
 ROOT = Path(__file__).parent
@@ -28,7 +28,9 @@ TASKS = {
     "safety": "safety:Safety",
     "safety-small": "safety:SafetySmall",
 }
-"""Tasks by name; those of a file come with --data."""
+"""Tasks by name."""
+FILE_TASKS = {"pairs": "pairs:PairsTask", "problems": "problems:ProblemsTask"}
+"""Those of a file, which come with --data."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,15 @@ def parse_arm(
         values.update(_with_beta(_preset_fields(spec, preset), spec, text))
     fields = spec.config.__dataclass_fields__
     world = {name: overrides.pop(name) for name in [*overrides] if name not in fields and of_the_arm(name)}
-    values.update(_with_beta(overrides, spec, text))
-    config = build(spec.config, values, spec.name)
+    own = _with_beta(overrides, spec, text)
+    values.update(own)
+    _refuse_tasks_fields(own, fields, spec.name)
+    try:
+        config = build(spec.config, values, spec.name)
+    except InputError as error:
+        wrong = str(error).removeprefix(f"{spec.name}: ")
+        of_file = preset is not None and preset not in spec.presets
+        raise InputError((of_file and preset_files.placed(wrong, str(preset), own)) or str(error)) from None
     shown = spec.name + (f"@{preset_files.short_name(preset)}" if preset else "")
     return Arm(label or shown, spec, config, text, file, world)
 
@@ -228,6 +237,26 @@ def _with_beta(values: Mapping[str, Any], spec: AlgorithmSpec, text: str) -> dic
             raise InputError(f"'{text}': field 'beta' is given twice, once as kl_coef")
         found["beta"] = found.pop("kl_coef")
     return found
+
+
+def _refuse_tasks_fields(given: Iterable[str], fields: Collection[str], where: str) -> None:
+    """Refuse a field that is no slip of one of `fields`, but one that tasks have, with their names."""
+    for name in given:
+        if name in fields or slip_of(name, fields) is not None:
+            continue
+        having = [task for task in TASKS if name in task_class(task).__dataclass_fields__]
+        if having:
+            example = "sentences" if "sentences" in having else having[0]
+            tasks = f"task{'s' * (len(having) > 1)} {', '.join(having)}"
+            raise InputError(f"{where}: no field '{name}'; it is one of {tasks}: --task {example}:{name}=...")
+
+
+def task_class(name: str) -> Any:
+    """The class of a task, built in, of a file or of an installed package."""
+    if name not in TASKS and name not in FILE_TASKS:
+        return _plugins("tasks")[name].load()
+    module, attribute = (TASKS | FILE_TASKS)[name].split(":")
+    return getattr(importlib.import_module(f"rlhfbench.tasks.{module}"), attribute)
 
 
 def _preset_fields(spec: AlgorithmSpec, preset: str) -> Mapping[str, Any]:
@@ -257,20 +286,10 @@ def parse_arms(texts: list[str], parse: Callable[[str], Arm] = parse_arm) -> lis
 def load_task(text: str) -> Task:
     """Build the task that ``name[:field=value,...]`` describes."""
     name, overrides = split_overrides(text)
-    if name in TASKS:
-        module, attribute = TASKS[name].split(":")
-        task_class: Callable[..., Any] = getattr(
-            importlib.import_module(f"rlhfbench.tasks.{module}"), attribute
-        )
-    else:
-        plugins = _plugins("tasks")
-        if name not in plugins:
-            hint = (
-                "; for a file use --data FILE"
-                if name in ("pairs", "problems")
-                else nearest(name, task_names())
-            )
-            raise InputError(f"unknown task '{name}'{hint}")
-        task_class = plugins[name].load()
-    task: Task = build(task_class, overrides, f"task {name}")  # type: ignore[arg-type]
+    if name not in task_names():
+        hint = "; for a file use --data FILE" if name in FILE_TASKS else nearest(name, task_names())
+        raise InputError(f"unknown task '{name}'{hint}")
+    kind = task_class(name)
+    _refuse_tasks_fields(overrides, getattr(kind, "__dataclass_fields__", {}), f"task {name}")
+    task: Task = build(kind, overrides, f"task {name}")
     return task

@@ -21,6 +21,7 @@ from .layout import (
     unit,
 )
 from .report_lines import (
+    arm_lines,
     distance_lines,
     fact_lines,
     failure_lines,
@@ -70,7 +71,12 @@ def comparison_blocks(comparison: Comparison, *, quick: bool = False) -> list[Bl
     if quick:
         blocks.append(Note("--quick: a smoke test, not evidence", "bold yellow"))
     if comparison.paired_seeds:
-        blocks += [main_sheet(comparison), Note(caption(comparison), "dim"), phase_sheet(comparison)]
+        blocks += [
+            main_sheet(comparison),
+            *map(Note, arm_lines(comparison)),
+            Note(caption(comparison), "dim"),
+            phase_sheet(comparison),
+        ]
         blocks += _work_notes(comparison)
     else:
         blocks.append(Note("no seed has an outcome for every arm, so there is no table"))
@@ -78,6 +84,7 @@ def comparison_blocks(comparison: Comparison, *, quick: bool = False) -> list[Bl
     blocks += [Note(line, "red") for line in failure_lines(comparison)]
     blocks += [Note(line) for line in hacking_lines(comparison)]
     blocks += [Note(line, "yellow") for line in kl_lines(comparison)]
+    blocks += [Note(f"Warning, {line}.", "yellow") for line in comparison.warnings]
     blocks += [Note(line, "dim") for line in distance_lines(comparison)]
     if comparison.paired_seeds and len(comparison.labels) > 1:
         blocks += [Note(""), Note(f"Verdict: {comparison.verdict().text}", "bold")]

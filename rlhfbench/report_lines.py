@@ -13,12 +13,21 @@ from .layout import (
     fixed,
     listed,
     percent,
+    spelled,
 )
 
 
 def names_of(comparison: Comparison) -> Names:
     """What gold and reward are called here."""
     return Names.of(comparison.gold, comparison.reward)
+
+
+def arm_lines(comparison: Comparison) -> Iterator[str]:
+    """What the labels stand for, where they leave out options."""
+    typed = ((label, comparison.typed.get(label, label)) for label in comparison.labels)
+    found = [f"{label} is {text}" for label, arm in typed if (text := spelled(label, arm))]
+    if found:
+        yield f"Arms: {'; '.join(found)}."
 
 
 def fact_lines(comparison: Comparison) -> Iterator[str]:

@@ -18,17 +18,23 @@ from .verifiers import UserVerifier, VerifierFailed, open_verifier
 from .worlds import SERVED, KeptWorld, load_world, world_inputs
 
 PROMPTS = 5
+NAMED = 3
+"""Comparisons of a store that are named where one has to be chosen."""
 EARLIER = "made by an earlier version, which kept no policy"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One run: its folder's name, how it ended, its replies (None where it has none) and why some are missing."""
+    """One run: its folder's name, how it ended, its replies (None where it has none) and why some are missing.
+
+    `typed` is how its arm was asked for.
+    """
 
     run: str
     status: str
     note: str | None
     replies: list[Reply | None]
+    typed: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,11 @@ class Stored:
     def world(self) -> dict[str, Any]:
         """What to open the task with; empty in a run of an earlier version."""
         return dict(self.manifest.get("world", {}))
+
+    @property
+    def typed(self) -> str:
+        """How its arm was asked for."""
+        return str(self.manifest.get("typed", self.inputs["label"]))
 
     @property
     def comparison(self) -> str:
@@ -187,14 +198,14 @@ def _arm(world: KeptWorld, run: Stored, n: int) -> Arm:
     if (run.folder / f"{SERVED}.json").is_file():
         policy = _read(world.served, run.folder, run)
         replies: list[Reply | None] = [*scored_replies(world, policy, world.prompts[:n], world.uniforms[:n])]
-        return Arm(run.folder.name, result.status, None, replies)
+        return Arm(run.folder.name, result.status, None, replies, run.typed)
     if result.status != "done":
         note = f"{result.status}, so that it keeps no policy"
     elif not run.world:
         note = EARLIER
     else:
         note = f"served by a sampler, not by a policy; the run kept its first {len(result.replies)} replies"
-    return Arm(run.folder.name, result.status, note, _kept_replies(result, n))
+    return Arm(run.folder.name, result.status, note, _kept_replies(result, n), run.typed)
 
 
 def _kept_replies(result: Result, n: int) -> list[Reply | None]:
@@ -280,19 +291,28 @@ def _stored(root: Path) -> list[Stored]:
 
 
 def _only_comparison(root: Path, stored: Sequence[Stored]) -> str:
-    first: dict[str, Stored] = {}
+    together: dict[str, list[Stored]] = {}
     for run in stored:
-        first.setdefault(run.comparison, run)
-    if len(first) > 1:
-        some = ", ".join(str(run.folder) for run in list(first.values())[:3])
-        raise InputError(f"{root}: holds runs of {len(first)} comparisons; name a run of one, such as {some}")
-    return next(iter(first))
+        together.setdefault(run.comparison, []).append(run)
+    if len(together) > 1:
+        some = "; ".join(f"{runs[0].folder} for {_about(runs)}" for runs in [*together.values()][:NAMED])
+        more = f"; and {len(together) - NAMED} more" if len(together) > NAMED else ""
+        raise InputError(
+            f"{root}: holds runs of {len(together)} comparisons; name a run of one: {some}{more}"
+        )
+    return next(iter(together))
+
+
+def _about(runs: Sequence[Stored]) -> str:
+    """What a comparison is of: its arms, task and policy."""
+    arms = ", ".join(dict.fromkeys(run.typed for run in runs))
+    world = runs[0].world
+    return f"{arms} on {world.get('data') or world.get('task') or runs[0].inputs['task']}, {runs[0].inputs['policy']}"
 
 
 def _names(runs: Sequence[Stored]) -> list[str]:
     """The runs' labels; where two share one what was typed, and where that too is the same the end of the folder."""
     labels = [str(run.inputs["label"]) for run in runs]
-    typed = [str(run.manifest.get("typed", label)) for run, label in zip(runs, labels, strict=True)]
-    names = [t if labels.count(label) > 1 else label for t, label in zip(typed, labels, strict=True)]
+    names = [run.typed if labels.count(label) > 1 else label for run, label in zip(runs, labels, strict=True)]
     ends = [run.folder.name.rpartition("-")[2] for run in runs]
     return [f"{n} {e[:6]}" if names.count(n) > 1 else n for n, e in zip(names, ends, strict=True)]

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .hacking import kl_warnings, reward_hacking
-from .layout import Block, Names, Note, Sheet, counted, fixed, heading, percent, sparkline, unit
+from .layout import Block, Names, Note, Sheet, counted, fixed, heading, percent, sparkline, spelled, unit
 from .records import Result
+from .unheeded import unheeded
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis
@@ -30,6 +31,8 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
     world = manifest.get("facts", {}).get("file") or inputs.get("task", "?")
     title = f"{label} on {world}, {policy} policy, seed {result.seed}: {result.status}{message}"
     blocks: list[Block] = [Note(title, "bold")]
+    typed = spelled(label, str(manifest.get("typed", label)))
+    blocks += [Note(f"Arm: {label} is {typed}.")] if typed else []
     config = inputs.get("config")
     if isinstance(config, dict):
         blocks.append(Note(", ".join(f"{name}={value}" for name, value in config.items()), "dim"))
@@ -40,6 +43,8 @@ def run_blocks(manifest: Mapping[str, Any], result: Result) -> list[Block]:
         if not names.one:
             blocks.append(Note(f"Reward hacking: {'yes' if hacked else 'no'}; {names.in_text(reason)}."))
         blocks += [Note(f"KL monitor: {line}.", "yellow") for line in kl_warnings(result.curve)]
+        lines = unheeded(inputs.get("config") or {}, manifest.get("facts", {}), [result])
+        blocks += [Note(f"Warning: {line}.", "yellow") for line in lines]
     if result.replies:
         blocks.append(replies_sheet(result, label, names))
     return blocks
@@ -106,6 +111,9 @@ def samples_blocks(samples: Samples) -> list[Block]:
     )
     blocks: list[Block] = [Note(title, "bold"), Note(_units(samples, told_of_harm), "dim")]
     blocks += [Note(f"{name}: {arm.note}.", "yellow") for name, arm in samples.arms.items() if arm.note]
+    told = ((name, spelled(name, arm.typed or name)) for name, arm in samples.arms.items())
+    typed = [f"{name} is {text}" for name, text in told if text]
+    blocks += [Note(f"Arms: {'; '.join(typed)}.", "dim")] if typed else []
     names = ["reference", *map(heading, samples.arms)]
     wide = max(map(len, names))
     for i, prompt in enumerate(samples.prompts):

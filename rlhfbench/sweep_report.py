@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .comparison import Comparison
-from .layout import Block, Names, Note, Sheet, counted
+from .layout import Block, Names, Note, Sheet, counted, spelled
 from .report import caption, cells_of
 from .report_lines import failure_lines, kl_lines, names_of, unit_of
 from .statistics import summary
@@ -20,14 +20,21 @@ def sweep_blocks(sweep: Sweep) -> list[Block]:
     comparison = sweep.comparison
     world = f"{comparison.task}, {comparison.policy} policy"
     shape = f"{counted(len(sweep.betas), 'beta')}, {counted(len(comparison.seeds), 'seed')}"
+    first = comparison.labels[0]
+    typed = spelled(first, comparison.typed.get(first, first))
     title = f"{sweep.algorithm} on {world}, {shape}"
     blocks: list[Block] = [Note(title, "bold")]
     if comparison.paired_seeds:
-        blocks += [sweep_sheet(sweep), Note(caption(comparison), "dim")]
+        blocks += [
+            sweep_sheet(sweep),
+            *([Note(f"Arms: {first} is {typed}; the others differ in beta.")] if typed else []),
+        ]
+        blocks += [Note(caption(comparison), "dim")]
     blocks += [Note(line, "red") for line in failure_lines(comparison)]
     if not names_of(comparison).one:
         blocks += [Note(line) for line in _hacked_runs(sweep.runs, names_of(comparison))]
     blocks += [Note(line, "yellow") for line in kl_lines(comparison)]
+    blocks += [Note(f"Warning, {line}.", "yellow") for line in comparison.warnings]
     return blocks
 
 

@@ -85,7 +85,7 @@ def sweep(
     world = make_world(task, data, strict, policy, budget, verifier)
     arms = []
     for beta in betas:
-        overrides = {"beta": beta} | ({} if updates is None else {"updates": updates})
+        overrides = {"beta": short(beta)} | ({} if updates is None else {"updates": updates})
         arms.append(with_fields(algorithm, overrides, world.arm))
     name = arms[0].label
     arms = [replace(arm, label=f"{name} beta={short(beta)}") for arm, beta in zip(arms, betas, strict=True)]

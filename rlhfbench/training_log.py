@@ -23,6 +23,7 @@ STEPS = ("update", "step", "global_step", "_step", "episode")
 NAMES: dict[str, tuple[str, ...]] = {
     "score": ("rm_score", "objective/scores", "ppo/mean_scores", "env/reward_mean", "reward"),
     "gold": ("gold_score", "gold/score"),
+    "gold_error": ("gold_se",),
     "kl": ("objective/kl", "kl"),
     "kl_coef": ("objective/kl_coef", "ppo/kl_coef", "kl_coef"),
     "entropy": ("objective/entropy", "policy/entropy_avg", "ppo/policy/entropy", "entropy"),

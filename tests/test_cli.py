@@ -16,7 +16,9 @@ import pytest
 from outcomes import comparison, result
 
 from rlhfbench import harness
+from rlhfbench.catalogue import fields_of
 from rlhfbench.cli import main
+from rlhfbench.registry import FILE_TASKS, task_class, task_names
 
 Run = tuple[int, str, str]
 NUMBER = (int, float)
@@ -242,6 +244,7 @@ CONTRACT = {
     "facts": dict,
     "arm_facts": {"ppo": dict, "dpo": dict},
     "gates": {"lifted": list, "notes": list},
+    "warnings": list,
     "algorithms": {"ppo": ARM, "dpo": ARM},
     "verdict": {
         "kind": str,
@@ -293,6 +296,7 @@ def test_the_table_stands_on_standard_output(run: Any, small: Path, monkeypatch:
     assert "Verdict: " in out
     assert "RM score, ref sd" in (small / "a.md").read_text("utf-8")
     assert "task words, tabular policy, 2 seeds" in err
+    assert max(map(len, err.splitlines())) <= 80
     folder = re.search(r"rlhfbench show (\S+)", out)
     assert folder is not None
     code, out, err = run("show", folder[1])
@@ -328,6 +332,30 @@ def test_sweep_writes_its_contract_and_says_who_hacks(run: Any) -> None:
     assert all(r["curve"][-1]["update"] == 3 and r["reason"] for r in content["runs"])
     assert "ppo on words, tabular policy, 2 betas, 1 seed\n" in out
     assert "1 run does not reward-hack" in out
+
+
+@pytest.mark.parametrize("name", [*task_names(), *FILE_TASKS])
+def test_list_of_a_task_has_its_fields_with_default_and_meaning(run: Any, name: str) -> None:
+    code, out, err = run("list", name)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.startswith(f"{name}: ")
+    fields = fields_of(name)
+    assert {field for field, _, _ in fields} <= set(task_class(name).__dataclass_fields__)
+    for field, default, meaning in fields:
+        assert f"\n  {field}={'none' if default is None else default}\n" in out
+        assert meaning, field
+    assert fields[0][0] in ("vocabulary", "pairs", "terms")
+    assert "path" not in [field for field, _, _ in fields]
+
+
+def test_list_of_one_thing_and_of_a_constitution(run: Any) -> None:
+    refused(
+        run("list", "ppo", "--constitution", "words"),
+        "ppo came with --constitution, one of the two is needed",
+    )
+    refused(run("list", "nothing"), "unknown algorithm 'nothing'")
+    assert run("list", "ppo")[1].startswith("ppo: ")
 
 
 def test_rm_on_the_toy_is_the_easy_exercise(run: Any) -> None:

@@ -15,6 +15,7 @@ from rlhfbench.cli import main
 from rlhfbench.doctor import diagnose, doctor
 from rlhfbench.doctor_rules import RULES
 from rlhfbench.errors import InputError
+from rlhfbench.hacking import reward_hacking
 from rlhfbench.training_log import read_log
 
 N = 40
@@ -101,6 +102,27 @@ def test_reward_hacking_is_found_where_gold_turns_down(tmp_path: Path) -> None:
     columns = healthy()
     gold = np.where(T < 0.4, T, 0.4 - 2 * (T - 0.4))
     assert found(written(tmp_path, columns | {"gold_score": gold})) == ["score_up_gold_flat"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_reward_hacking_is_what_compare_counts_as_such(seed: int, tmp_path: Path) -> None:
+    """Noise of gold of which a part is within two standard errors."""
+    rng = np.random.default_rng(seed)
+    fall = rng.uniform(-0.5, 1.5) * np.maximum(T - 0.5, 0.0)
+    gold = np.minimum(T, 0.5) - fall + 0.05 * rng.standard_normal(N)
+    names = ("update", "rm_score", "gold_score", "gold_se")
+    points = zip(range(N), T.tolist(), gold.tolist(), [rng.uniform(0, 0.2)] * N, strict=True)
+    rows = [dict(zip(names, point, strict=True)) for point in points]
+    path = tmp_path / "curve.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    hacked, reason = reward_hacking(rows)
+    said = [f.saw for f in diagnose(read_log(path)).findings if f.rule == "score_up_gold_flat"]
+    assert [saw for saw in said if saw.startswith("reward hacking: ")] == hacked * [
+        f"reward hacking: {reason}"
+    ]
+    assert all(
+        saw.startswith("no reward hacking so far, but rm_score went from") for saw in said if not hacked
+    )
 
 
 def test_a_noisy_start_near_zero_is_no_negative_kl(tmp_path: Path) -> None:

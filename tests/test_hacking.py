@@ -31,6 +31,7 @@ def test_a_hump_of_gold_under_a_rising_score_is_hacking() -> None:
     assert hacking is True
     assert "at update 100" in reason
     assert "RM score" in reason
+    assert reason.endswith("(all but the first smoothed: means of neighbouring points)")
 
 
 def test_gold_that_only_rises_or_only_falls() -> None:

@@ -132,6 +132,7 @@ def test_the_json_contract_key_by_key(six: tuple[Comparison, Path]) -> None:
         "facts",
         "arm_facts",
         "gates",
+        "warnings",
         "algorithms",
         "verdict",
     }

@@ -209,7 +209,9 @@ def test_a_files_pairs_are_labelled_anew_and_its_judge_is_not(tmp_path: Path):
     file = make_file(tmp_path / "f.jsonl")
     cold = "label_temperature=1e-6,label_position_bias=0"
     rng = np.random.default_rng
-    human, ai = (open_task(f"pairs:labels={who},{cold}", file).for_seed(rng(0)) for who in ("human", "ai"))
+    human, ai = (
+        open_task(f"pairs:{who}", file).for_seed(rng(0)) for who in ("labels=human", f"labels=ai,{cold}")
+    )
     ours, theirs = (task.preferences(None, rng(1), None) for task in (human, ai))
     np.testing.assert_array_equal(ours.chosen, theirs.rejected)
     np.testing.assert_array_equal(ours.chosen_mask, theirs.rejected_mask)

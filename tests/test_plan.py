@@ -26,6 +26,7 @@ NOT_IN_THE_KEY = {
     "registry.py",
     "preset_files.py",  # what a preset sets is part of the configuration
     "environment.py",  # what is said of the machine
+    "file_places.py",  # where it stands what is wrong with a file
 }
 
 

@@ -108,6 +108,13 @@ def test_repeated_labels_are_numbered() -> None:
         ("ppo:updates=0", ["updates must be at least 1"]),
         ("ppo:whiten_rewards=maybe", ["whiten_rewards must be true or false"]),
         ("ppo:kl_controller=zigler", ["kl_controller", "did you mean 'ziegler'?"]),
+        ("ppo:flips=0.1", ["ppo: no field 'flips'; it is one of tasks", "--task sentences:flips=..."]),
+        (
+            "ppo:largest=9",
+            ["ppo: no field 'largest'; it is one of task arithmetic: --task arithmetic:largest"],
+        ),
+        ("ppo:task=words", ["ppo: no field 'task'; choose from"]),
+        ("gpt", ["unknown algorithm 'gpt'; choose from"]),
         ("ppo:num_mini_batches=300", ["num_mini_batches must be at most batch_size (256)"]),
     ],
 )
@@ -127,6 +134,9 @@ def test_what_is_wrong_with_an_arm_and_what_is_nearest(text: str, parts: list[st
         ("sentences:rm=trigrams", "did you mean 'bigrams'?"),
         ("sentences:temperature=0", "temperature must be above 0"),
         ("sentences:length_bias=nan", "finite"),
+        ("arithmetic:labels=ai", "task arithmetic: no field 'labels'; it is one of tasks words, sentences,"),
+        ("sentences:beta=1", "no field 'beta'; choose from"),
+        ("sentences:label_smoothing=0.1", "no field 'label_smoothing'; choose from"),
     ],
 )
 def test_what_is_wrong_with_a_task(text: str, part: str) -> None:
@@ -270,6 +280,7 @@ def test_values_that_no_field_takes(wrong: dict[str, Any]) -> None:
 def test_nearest_and_split() -> None:
     assert nearest("ppp", ["ppo", "dpo"]) == "; did you mean 'ppo'?"
     assert nearest("zzz", ["b", "a"]) == "; choose from a, b"
+    assert nearest("x", ["y"]) == "; choose from y"
     assert nearest("zzz", []) == "; choose from nothing"
     assert split_overrides("a") == ("a", {})
     assert split_overrides("a:x=1=2") == ("a", {"x": "1=2"})

@@ -15,7 +15,7 @@ from rlhfbench import layout, report, report_lines, show, sweep_report
 from rlhfbench.comparison import Comparison
 from rlhfbench.harness import lost_run
 from rlhfbench.layout import Block, Note, Sheet
-from rlhfbench.progress import EVERY, Monitor, PlainMonitor
+from rlhfbench.progress import EVERY, Monitor, PlainMonitor, folded
 from rlhfbench.sweeps import Sweep
 
 HOSTILE = "[bold red]\x1b[31mred\x1b[0m[/] \u202eevil\x07"
@@ -42,6 +42,23 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(
     for line in shown.splitlines():
         assert line.count("[") == line.count("]"), line
     assert "…" not in shown.replace(layout.heading("x" * 70), "").replace(layout.heading("y" * 70), "")
+
+
+def test_what_begins_with_a_table_begins_with_no_blank_line() -> None:
+    sheet = Sheet(("a", "b"), [("c", "1")], "Title")
+    assert render([sheet]).startswith("Title\n")
+    assert render([Note("x"), sheet, Note("y")]).split("\n")[:3] == ["x", "", "Title"]
+
+
+def test_lines_of_progress_are_folded_between_words() -> None:
+    path = "/a/" + "very-long-" * 12 + "path"
+    shown = folded(f"runs: 0 reused from {path}, {'some more words ' * 9}\x1b[31m", 80)
+    first, second, *rest = shown.split("\n")
+    assert (first, second) == ("runs: 0 reused from", f"  {path},")
+    assert len(rest) == 2
+    assert all(line.startswith("  ") and len(line) <= 80 for line in rest)
+    assert "\x1b" not in shown
+    assert folded("short", 80) == "short"
 
 
 def test_the_table_says_what_was_asked_for() -> None:

@@ -212,7 +212,11 @@ def test_usage_errors_are_one_line_and_2(
 
 def test_a_store_of_several_comparisons_asks_for_a_run(run: Call, store: Path) -> None:
     compare(["dpo:epochs=1"], task="words", seeds=1, jobs=0, out=str(store))
-    refused(run(store), "holds runs of 2 comparisons", "name a run of one", "runs/")
+    outcome = run(store)
+    refused(
+        outcome, "holds runs of 2 comparisons", "name a run of one", "runs/", " for dpo:epochs=1 on words, "
+    )
+    assert "and 0 more" not in outcome[2]
     (store / "empty" / "runs").mkdir(parents=True)
     refused(run(store / "empty"), "holds no runs")
     for path in (store / "runs").iterdir():

@@ -13,7 +13,7 @@ from typing import Literal
 from kernels import preference
 
 from ..metrics import implicit_rewards
-from ..options import require
+from ..options import require, require_left_out
 from ..pair_training import PairLoss, check_training, reference_logps, response_lengths, train
 from ..schedules import Schedule
 from ..types import Float, Metrics, Setup, register
@@ -91,6 +91,8 @@ class DPOConfig:
         require(smoothing == 0 or loss in SMOOTHED, "label_smoothing", smoothing, f"0 with {loss}")
         require(smoothing > 0 or loss != "exo_pair", "label_smoothing", smoothing, "above 0 with exo_pair")
         require(self.discopop_tau > 0, "discopop_tau", self.discopop_tau, "above 0")
+        if loss != "discopop":
+            require_left_out(self, "loss_type=discopop", "discopop_tau")
         require(self.length_penalty >= 0, "length_penalty", self.length_penalty, "at least 0")
         require(
             self.length_penalty == 0 or loss == "sigmoid",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..constitution_file import read_constitution
 from ..data import read_pairs
 from ..errors import InputError
 from ..labeller import AILabeller, Decoding, TokenLabeller
-from ..options import require
+from ..options import require, require_left_out
 from ..types import Constitutional, Float, Int, Labeller, PreferencePairs, Sampler, Task
 from .annotators import as_pairs, two_replies
 from .reward_choice import reward_options
@@ -22,6 +22,9 @@ from .reward_choice import reward_options
 LabelSource: TypeAlias = Literal["human", "ai"]
 PRICES: dict[str, float] = {"human": 1.0, "ai": 0.1}
 """Of one call, in prices of one person's label. Lee et al. 2023 reckon that AI labels are about ten times cheaper."""
+
+HOW_ASKED = ("label_temperature", "label_position_bias", "label_debias", "label_decoding")
+"""Options that say how the AI labeller is asked; to people they mean nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,9 @@ class LabelOptions:
     label_budget: float | None = None
     label_price: float | None = None
 
+    of_people: ClassVar[tuple[str, ...]] = ()
+    """Fields of the task that say how annotators label its pairs."""
+
     def check_labels(self) -> None:
         """Refuse what is out of range, and a constitution that cannot be read."""
         require(self.label_temperature > 0, "label_temperature", self.label_temperature, "above 0")
@@ -70,7 +76,16 @@ class LabelOptions:
             needed = "0 with labels=ai, which say nothing of strength"
             require(not options.rm_margin, "rm_margin", options.rm_margin, needed)
             require(options.rm_ranking == 2, "rm_ranking", options.rm_ranking, "2 with labels=ai, of pairs")
+        else:
+            require_left_out(self, "labels=ai", *HOW_ASKED)
         assert self.constitution is not None  # a bad file is refused here, before anything has been spent
+
+    def check_used(self, *, by_ai: bool, by_people: bool) -> None:
+        """Refuse a constitution that nobody goes by, and words on annotators where none label."""
+        if not by_ai:
+            require_left_out(self, "labels=ai, or with revise", "label_constitution")
+        if not by_people:
+            require_left_out(self, "people label the pairs", *self.of_people)
 
     @property
     def by_ai(self) -> bool:
@@ -132,6 +147,16 @@ class LabelOptions:
         margin -= labeller.score(prompts, two.responses, two.mask)
         return as_pairs(prompts, one, two, self.ai.prefers(margin, rng))
 
+    def told_apart(self, pairs: PreferencePairs) -> bool:
+        """Whether a rule makes a difference between the replies of any pair."""
+        labeller = self.labeller()
+        for start in range(0, len(pairs), 64):  # nearly always the first few will do
+            some = pairs.take(np.arange(start, min(start + 64, len(pairs))))
+            chosen = labeller.score(some.prompts, some.chosen, some.chosen_mask)
+            if (chosen != labeller.score(some.prompts, some.rejected, some.rejected_mask)).any():
+                return True
+        return False
+
     def label_inputs(self) -> dict[str, Any]:
         """Those of the fields here that determine a run: of the constitution what it says, not where it lies."""
         own = {f.name: getattr(self, f.name) for f in fields(LabelOptions)}
@@ -169,10 +194,12 @@ def price_of_a_person(task: Task) -> float:
     return task.label_cost if isinstance(task, LabelOptions) and not task.by_ai else PRICES["human"]
 
 
-def label_facts(task: Task, pairs: int) -> dict[str, Any]:
-    """Who labelled this many pairs, with what, and what it cost."""
+def label_facts(task: Task, pairs: int, kept: PreferencePairs) -> dict[str, Any]:
+    """Who labelled this many pairs, of which some were kept, with what, and what it cost."""
     by = "file" if hasattr(task, "path") else "human"
     facts: dict[str, Any] = {"by": by, "pairs": pairs, "cost": round(pairs * cost_of_a_label(task), 9)}
+    if isinstance(task, LabelOptions) and task.label_budget is not None:
+        facts["budget"] = task.label_budget
     if not isinstance(task, LabelOptions) or not task.by_ai:
         return facts
     ai = task.ai
@@ -184,6 +211,7 @@ def label_facts(task: Task, pairs: int) -> dict[str, Any]:
         "position_bias": ai.position_bias,
         "debias": ai.debias,
         "decoding": ai.decoding,
+        "told_apart": task.told_apart(kept),
     }
 
 

@@ -206,8 +206,16 @@ class PairsTask(RewardOptions, LabelOptions):
         pairs = self._encoded.pairs.take(rows)
         if not self.by_ai:
             return pairs
-        margins = margins_of_file(self.path, self._encoded.facts["sha256"], self.strict, self.constitution)
-        return turned(pairs, ~self.ai.prefers(margins[rows], rng))
+        return turned(pairs, ~self.ai.prefers(self._margins[rows], rng))
+
+    @property
+    def _margins(self) -> Float:
+        """(N,) by how much the constitution prefers the chosen reply of each pair of the file."""
+        return margins_of_file(self.path, self._encoded.facts["sha256"], self.strict, self.constitution)
+
+    def told_apart(self, pairs: PreferencePairs) -> bool:
+        """Whether a rule makes a difference in any pair of the reward model's part, read as a whole."""
+        return bool(self._margins[self.rows("rm")].any())
 
     def labeller(self, charge: Callable[[int, float], None] | None = None) -> TokenLabeller:
         """What algorithms ask about replies; a constitution is about words, and pieces are none."""

@@ -48,6 +48,7 @@ class Safety(Sentences):
     refusals: float = 0.3
 
     name: ClassVar[str] = "safety"
+    of_people: ClassVar[tuple[str, ...]] = ("length_bias",)  # the others are those of labels of harm, too
     sizes: ClassVar[tuple[int, int, int, int, int]] = (6, 3, 5, 8, 12)
     """Topics, the red-team ones among them; requests, good words a topic, bad words, filler words, sorry among them."""
     red_topics: ClassVar[int] = 2

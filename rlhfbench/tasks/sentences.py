@@ -93,6 +93,7 @@ class Sentences(RewardOptions, LabelOptions):
     unknown: ClassVar[int | None] = None
     strengths: ClassVar[bool] = True
     ranks: ClassVar[bool] = True
+    of_people: ClassVar[tuple[str, ...]] = ("temperature", "flips", "length_bias")
     sizes: ClassVar[tuple[int, int, int, int, int]] = (4, 3, 5, 8, 11)
     """Topics, requests, good words a topic, bad words, filler words."""
 
@@ -214,7 +215,7 @@ class Sentences(RewardOptions, LabelOptions):
 
     @property
     def _annotator(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in ("temperature", "flips", "length_bias")}
+        return {name: getattr(self, name) for name in Sentences.of_people}
 
     def judge_preferences(self) -> PreferencePairs | None:
         return None
