@@ -20,6 +20,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 from numba.core.runtime import rtsys
 
+from kernels import nn
 from kernels._jit import PACKAGE, REASSOC, jit
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
@@ -316,6 +317,8 @@ def compiled():
     for dtype in (np.float32, np.float64):
         for case in table.CASES:
             table.compute(case.function, case.make(np.random.default_rng(0), 3, 4, 5, dtype))
+        panels = np.empty(nn.panels_shape(3, 4, np.dtype(dtype).itemsize), dtype)
+        nn.panels_jit(np.ones((3, 4), dtype), nn.TIMES, panels)  # the decoding loop alone asks for it
 
 
 def sum_of_exp(x):
