@@ -352,7 +352,7 @@ def extra(call, result=0):
 @COMPILED
 @pytest.mark.parametrize("ragged", [False, True])
 def test_calls_allocate_their_results_alone(ragged):
-    """Beside them less than 6 KiB, where a bool for each token would be 8; drawing, less than 12, what it hands to the loop."""
+    """Beside them less than 6 KiB, where a bool for each token would be 8; drawing, less than 12."""
     rng, (B, T) = np.random.default_rng(0), (64, 128)
     policy = TransformerPolicy(50, 60, T, prompt_length=8, width=32, heads=4, shared=True, eos=1, rng=rng)
     optimizer = AdamW(policy.params, policy.grads, 1e-3, max_grad_norm=1.0)
