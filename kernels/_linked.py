@@ -17,42 +17,39 @@ from numba.extending import lower_builtin, type_callable
 
 __all__ = ["address", "call"]
 
+_LOOKED_UP: set[Any] = set()
+"""Functions and types of which somebody has the address."""
+
 
 def address(function: Any, kinds: tuple[Any, ...]) -> int:
     """Where the machine code of a jitted function lies that takes arguments of these Numba types."""
     if not hasattr(function, "overloads"):
         return 0  # NUMBA_DISABLE_JIT
     function.compile(kinds)
+    _LOOKED_UP.add((function, kinds))
     compiled = function.overloads[kinds]
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
 
 
 def call(function, address, arguments):
-    """What the function returns for a tuple of numbers and of arrays in C order that may be written to.
+    """What the function returns for a tuple of arguments.
 
-    `address` is that for their types; for others than these this is not compiled.
+    `address` has to be that for their types: for types that nobody looked up this is not compiled.
     """
     return function(*arguments)
 
 
-def _plain(kind):
-    """Whether an argument is as callers look it up; others would have machine code of their own."""
-    return not isinstance(kind, types.Array) or (kind.layout == "C" and kind.mutable and kind.aligned)
-
-
-def _result(function, arguments):
-    """Type of the result, and those of the arguments that the function is compiled for."""
-    kinds = tuple(types.unliteral(kind) for kind in arguments)
-    function.dispatcher.compile(kinds)
-    return function.dispatcher.overloads[kinds].signature.return_type, kinds
+def _result(function, kinds):
+    return function.dispatcher.overloads[kinds].signature.return_type
 
 
 @type_callable(call)
 def _type_call(context):
     def typed(function, address, arguments):
-        if isinstance(function, types.Dispatcher) and all(map(_plain, arguments)):
-            return _result(function, arguments)[0]
-        return None
+        if not isinstance(function, types.Dispatcher):
+            return None
+        kinds = tuple(map(types.unliteral, arguments))
+        return _result(function, kinds) if (function.dispatcher, kinds) in _LOOKED_UP else None
 
     return typed
 
@@ -60,7 +57,8 @@ def _type_call(context):
 @lower_builtin(call, types.Dispatcher, types.Integer, types.BaseTuple)
 def _lower_call(context, builder, sig, args):
     function, _, arguments = sig.args
-    result, kinds = _result(function, arguments)
+    kinds = tuple(map(types.unliteral, arguments))
+    result = _result(function, kinds)
     given = [
         context.cast(builder, value, kind, wanted)
         for value, kind, wanted in zip(cgutils.unpack_tuple(builder, args[2]), arguments, kinds, strict=True)

@@ -24,7 +24,7 @@ from ._products import PACKED, TIMES, TIMES_TURNED, panels_jit, panels_shape, pr
 from ._rows import START
 from ._shapes import block, matrix, piece
 
-__all__ = ["TENSORS", "Model", "Now", "Prompts", "Room", "addresses", "decode_jit", "panels_of", "row_size"]
+__all__ = ["TENSORS", "Model", "Now", "Prompts", "Room", "decode", "decode_jit", "panels_of", "row_size"]
 
 TENSORS = GAIN1, SHIFT1, QKV, PROJ, PROJ_BIAS, GAIN2, SHIFT2, UP, UP_BIAS, DOWN, DOWN_BIAS = range(11)
 """Of a block: x + proj(attention(qkv(norm1 x))), then x + down(gelu(up(norm2 x)))."""
@@ -219,12 +219,24 @@ def _step(code, model, room, now, n):
     call(draw_jit, code[DRAW], draw)
 
 
+def decode(
+    model: Model,
+    prompts: Prompts,
+    uniforms: Array,
+    room: Room,
+    now: Now,
+    responses: Array,
+    logprobs: Array,
+    mask: Array,
+) -> None:
+    """Draws a response to each prompt by `uniforms` (B, T) float64: writes the last three (B, T), which are 0."""
+    code = addresses(model.table.dtype)
+    decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, mask)
+
+
 @jit
 def decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, mask):
-    """Draws a response to each prompt by `uniforms` (B, T): writes responses, logprobs and mask (B, T), which are 0.
-
-    `code` is from `addresses`.
-    """
+    """As `decode`; `code` is from `addresses`, for the arrays' type."""
     B, T = uniforms.shape
     _pack(code, model)
     for s in range(now.slots.shape[0]):

@@ -173,6 +173,14 @@ def test_samples_are_the_same_however_many_are_drawn_at_a_time(monkeypatch, few)
         np.testing.assert_array_equal(getattr(found, name), getattr(want, name))
 
 
+def test_a_frozen_policy_samples_the_same():
+    policy, uniforms = make(), np.random.default_rng(3).random(RESPONSES.shape)
+    want = policy.sample(PROMPTS, uniforms)
+    policy.params.flags.writeable = False  # as a reference's are
+    for given in (uniforms, np.asfortranarray(uniforms), np.repeat(uniforms, 2, axis=1)[:, ::2]):
+        np.testing.assert_array_equal(policy.sample(PROMPTS, given).responses, want.responses)
+
+
 def test_samples_follow_the_probabilities():
     policy, n = make(np.float32), 20_000
     prompts = np.repeat(PROMPTS[1:2], n, axis=0)

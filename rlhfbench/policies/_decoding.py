@@ -12,7 +12,7 @@ from ..types import Float, Int, Rollout
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed
-from ._weights import Sizes, Weights, blocks, starts
+from ._weights import Sizes, Weights, starts
 from .linear import NEVER
 
 CACHE = 3 << 18
@@ -24,7 +24,6 @@ FEW, MANY = 12, 60
 class Model(NamedTuple):
     """What tokens are drawn from: all of `TransformerPolicy` that it takes, V its tokens."""
 
-    params: Float
     weights: Weights
     sizes: Sizes
     V: int
@@ -40,27 +39,25 @@ def decode(model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Bu
     """
     prompts = prefill(model, replies, get)
     room, now = room_for(model, prompts.prefix, uniforms.shape[1], get)
-    code, written = decoding.addresses(get.dtype), (out.responses, out.logprobs, out.mask)
-    decoding.decode_jit(code, packed(model, get), prompts, uniforms, room, now, *written)
+    uniforms = np.require(uniforms, np.float64, ["C", "W"])  # others would be compiled for
+    written = out.responses, out.logprobs, out.mask
+    decoding.decode(packed(model, get), prompts, uniforms, room, now, *written)
     return prompts.prefix
 
 
 def prefill(model: Model, replies: Packed, get: Buffers) -> decoding.Prompts:
     """Queries, keys and values of the prompts of `replies`; of the last block keys and values only."""
     prompts, (before, ends) = replies.alone, np.ascontiguousarray(replies.spans[replies.prompts :, 2:4].T)
-    weights, sizes = model.weights, model.sizes
-    qkv = get("prompts", sizes.layers, prompts.rows, 3 * sizes.width)
+    weights, (*_, layers, C, heads) = model.weights, model.sizes
+    qkv = get("prompts", layers, prompts.rows, 3 * C)
     if prompts.rows:
-        rooms = _backbone.passing(get, prompts, sizes)
-        _backbone.enter(prompts, weights, rooms.blocks[0])
-        for i, layer in enumerate(weights.layers):
-            room = rooms.blocks[i]
+        room = _backbone.Passing(get, prompts, heads, C, 0)
+        _backbone.enter(prompts, weights, room)
+        for i, layer in enumerate(weights.layers[:-1]):
             room.qkv = qkv[i]
-            if i + 1 < sizes.layers:
-                _backbone.attend(prompts, layer, sizes.heads, room, get)
-                _backbone.feed_forward(layer, room, rooms.after(i), *_backbone.next_norm(weights, i), get)
-            else:
-                _backbone.project(layer, room.normed1, prompts.rows, room.qkv, get)
+            _backbone.attend(prompts, layer, heads, room, get)
+            _backbone.feed_forward(layer, room, room, *_backbone.next_norm(weights, i), get)
+        _backbone.project(weights.layers[-1], room.normed1, prompts.rows, qkv[-1], get)
     return decoding.Prompts(qkv, before, ends)
 
 
@@ -72,7 +69,7 @@ def packed(model: Model, get: Buffers) -> decoding.Model:
         weights.places,
         weights.gain,
         weights.shift,
-        blocks(model.params, sizes),
+        weights.blocks,
         starts(sizes),
         get("panels", *decoding.panels_of(sizes.layers, sizes.width, model.V, get.dtype.itemsize)),
         sizes.heads,

@@ -221,9 +221,7 @@ class TransformerPolicy:
         get, sizes = self._scratch.begin(), self.sizes
         one = np.ones((len(prompts), 1), self.params.dtype)
         replies = self._pack(prompts, out.responses[:, :1], one, get)
-        model = _decoding.Model(
-            self.params, self._w, sizes, self.vocab_size, self.prompt_length, self.eos, self.never
-        )
+        model = _decoding.Model(self._w, sizes, self.vocab_size, self.prompt_length, self.eos, self.never)
         ends = _decoding.decode(model, replies, uniforms, out, get)
         lengths = out.mask.sum(axis=1).astype(np.int64)
         rows, pairs = int(lengths.sum()), int((lengths * ends + lengths * (lengths + 1) // 2).sum())
