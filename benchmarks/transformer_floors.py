@@ -92,14 +92,15 @@ def _peak(found: Found, case: str, size: str) -> float:
 
 
 def _job(found: Found) -> Iterator[Floor]:
-    job, products = found.job, found.side(JOB_LIKE[0], PRODUCTS, JOB_LIKE[1])
-    if not complete(job) or "seed" not in job or products is None:
+    job, products, like = found.job, found.side(JOB_LIKE[0], PRODUCTS, JOB_LIKE[1]), found.profile(*JOB_LIKE)
+    if not complete(job) or "seed" not in job or products is None or like is None:
         return
-    flops = job["seeds"] * sum(job["seed"]["flops"].values())
-    peak, rate = _peak(found, *JOB_LIKE), float(products["about"]) / float(products["best"])
+    flops, peak = job["seeds"] * sum(job["seed"]["flops"].values()), _peak(found, *JOB_LIKE)
     cores, ours = job["cores"], job[OURS]["seconds"]
     asked = trl_seconds(job) / JOB_TIMES
-    goal, by_blas = f"{JOB}: {JOB_TIMES:g} × TRL", flops / (cores * rate)
+    # To each FLOP, be it of a product or not, the seconds of products that come to it in the case.
+    by_blas = flops / cores * products["best"] / sum(like["flops"].values())
+    goal = f"{JOB}: {JOB_TIMES:g} × TRL"
     yield Floor(goal, asked, flops, cores * peak, by_blas, ours, job["seed"]["kinds"])
 
 

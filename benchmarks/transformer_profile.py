@@ -3,7 +3,8 @@
     python -m benchmarks.transformer_profile CASE SIZE
 
 prints one line of JSON, from a process of its own on one core. The functions that the policy calls are timed by
-replacing them where it looks them up; what is left is Python and NumPy between them.
+replacing them where it looks them up; what is left is Python and NumPy between them. The time of the decoding loop,
+which calls kernels itself, is shared out by `benchmarks.decoding_parts`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks import transformer_cases
+from benchmarks import decoding_parts, transformer_cases
+from benchmarks.decoding_parts import DECODE
 from benchmarks.measure import one_core
 from kernels import categorical, decoding, nn, optim, policy_gradient, preference
 from kernels.flops import Work
@@ -31,14 +33,14 @@ Product = tuple[tuple[int, int, int], tuple[bool, bool], int]
 """(m, k, n), which of the factors are transposed, and how wide the rows of the result lie."""
 MATMUL, REST = "matrix products", "Python and NumPy"
 KINDS = {
-    MATMUL: ("product",),
+    MATMUL: ("product", "panels"),
     "attention": ("attention", "cache"),
     "layer norm, residual": ("norm",),
     "GELU": ("gelu",),
     "embedding": ("embedding",),
     "softmax, drawing, losses": ("logprobs", "draw", "dpo", "clip", "gae", "whiten", "k1"),
     "clipping, AdamW": ("adamw", "global_norm"),
-    "decoding, which calls kernels itself": ("decode",),
+    "decoding loop": ("decode",),
 }
 """What stands for a kernel in the table: parts of its name."""
 OWN = "product_jit"
@@ -155,11 +157,17 @@ def timed(into: dict[Any, list[float]], clock: Callable[[], float] = perf_counte
         yield
 
 
-def by_kind(kernels: Mapping[Any, list[float]], whole: float) -> dict[str, float]:
-    """What `timed` found, by row of the table; what is left of the `whole` is Python and NumPy."""
+def by_kind(
+    kernels: Mapping[Any, list[float]], whole: float, size: transformer_cases.Size
+) -> dict[str, float]:
+    """What `timed` found, by row of the table; what is left of the `whole` is Python and NumPy.
+
+    The decoding loop's time is shared out among the kernels that it calls as it is when sampling at that `size`.
+    """
     kinds: Counter[str] = Counter()
     for key, (taken, _) in kernels.items():
-        kinds[kind_of(key) if isinstance(key, str) else MATMUL] += taken  # type: ignore[assignment]
+        for part, share in (decoding_parts.shares(size) if key == DECODE else {key: 1.0}).items():
+            kinds[kind_of(part) if isinstance(part, str) else MATMUL] += share * taken  # type: ignore[assignment]
     rows = {kind: float(kinds[kind]) for kind in KINDS if kind in kinds}
     return rows | {REST: whole - sum(rows.values())}
 
@@ -212,7 +220,7 @@ def profile(case: str, size: transformer_cases.Size) -> dict[str, Any]:
         "seconds": whole,
         "flops": {name: work.flops for name, work in done.items()},
         "phases": {name: taken / ROUNDS for name, (taken,) in by_phase.items()},
-        "kinds": {kind: taken / ROUNDS for kind, taken in by_kind(kernels, whole * ROUNDS).items()},
+        "kinds": {kind: taken / ROUNDS for kind, taken in by_kind(kernels, whole * ROUNDS, size).items()},
         "products": [[*key, calls / ROUNDS, taken / ROUNDS] for key, (taken, calls) in shapes.items()],
         "allocated": allocated(call),
     }

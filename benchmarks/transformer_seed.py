@@ -21,6 +21,7 @@ from time import process_time
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.transformer_job import job_parts
 from benchmarks.transformer_profile import by_kind, timed
 from rlhfbench import jobs, prepare, run
 from rlhfbench.algorithms import ppo
@@ -110,7 +111,10 @@ def phases(ledger: Ledger, task: Any) -> Iterator[None]:
 
 
 def seed_profile(seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of processor before the first job and of the job, by phase; the job once more, by kernel."""
+    """Seconds of processor before the first job and of the job, by phase; the job once more, by kernel.
+
+    Of sampling, what the kernels take is told by the sizes of the default comparison.
+    """
     world = make_world(settings["task"], None, False, settings["policy"], None)
     arms = parse_arms(settings["arms"], world.arm)
     jobs.work_on(jobs.warm_up_job(arms, world))
@@ -128,7 +132,7 @@ def seed_profile(seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         "start": start,
         "seconds": dict(ledger.seconds),
         "flops": dict(ledger.flops),
-        "kinds": by_kind(kernels, again),
+        "kinds": by_kind(kernels, again, job_parts()["PPO"].size),
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed kernels package goes first
 
 from benchmarks import (
+    decoding_parts,
     table,
     transformer_floors,
     transformer_job,
@@ -25,6 +26,7 @@ from benchmarks import (
 )
 from benchmarks import transformer_cases as cases
 from benchmarks import transformer_goals as goals
+from kernels import decoding
 from rlhfbench.policies._buffers import _SHARED, Buffers
 
 SMALL = cases.Size(width=16, vocab=11, rows=6, prompt=4, length=5)
@@ -60,12 +62,37 @@ def test_a_side_that_cannot_start_says_why(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("case", cases.CASES)
 def test_a_profile_accounts_for_all_time_and_work(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer_profile, "ROUNDS", 2)
+    monkeypatch.setattr(decoding_parts, "ROUNDS", 2)
     found = transformer_profile.profile(case, SMALL)
     assert sum(found["kinds"].values()) == pytest.approx(found["seconds"])
     assert found["kinds"][transformer_profile.MATMUL] > 0
     assert found["kinds"]["attention"] > 0
     in_products = sum(2 * m * k * n * calls for m, k, n, calls, _ in found["products"])
     assert 0 < in_products < sum(found["flops"].values())
+
+
+def test_the_time_of_the_decoding_loop_goes_to_what_it_calls() -> None:
+    kernels = {decoding_parts.DECODE: [8.0, 1.0], "gelu_jit": [1.0, 1.0], (2, 3, 4): [1.0, 1.0]}
+    parts = {decoding_parts.DECODE: 0.125, "gelu_jit": 0.25, "panels_jit": 0.125, "product_jit": 0.5}
+    with patch.object(decoding_parts, "shares", lambda size: parts):
+        kinds = transformer_profile.by_kind(kernels, 12.0, SMALL)
+    assert kinds == {"matrix products": 6.0, "GELU": 3.0, "decoding loop": 1.0, "Python and NumPy": 2.0}
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="functions are called by their names")
+def test_the_kernels_of_the_decoding_loop_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding_parts, "ROUNDS", 40)
+    size, table = cases.SIZES["width 32"], decoding.addresses(np.dtype(np.float32)).copy()
+    policy, prompts = cases.make_policy(size), np.zeros((size.rows, size.prompt), np.int64)
+    uniforms = np.random.default_rng(0).random((size.rows, size.length))
+    drawn = policy.sample(prompts, uniforms).responses.copy()
+    whole, parts = decoding_parts.seconds(size)
+    assert len(parts) == 1 + len(table)
+    assert min(parts.values()) >= 0
+    assert min(parts[name] for name in ("product_jit", "attention_step_jit", "gelu_jit", "draw_jit")) > 0
+    assert 0.6 * whole < sum(parts.values()) < 1.2 * whole
+    assert np.array_equal(decoding.addresses(np.dtype(np.float32)), table)
+    assert np.array_equal(policy.sample(prompts, uniforms).responses, drawn)
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
@@ -240,9 +267,11 @@ def test_the_floor_of_ten_seeds_has_the_products_of_the_narrow_case() -> None:
     products = {"matmul": side(1.0, about="100"), "products": side(1.0, about="50")}
     record = {"case": "PPO update", "size": cases.Size()._asdict(), "sides": products}
     records = {"PPO update, width 32": record}
-    (only,) = transformer_floors.floors(goals.Found("a machine", records, {}, job()))
-    assert (only.asked, only.flops, only.least, only.products) == (10.0, 6000, 30.0, 60.0)
+    profiles = {"PPO update, width 32": {"flops": {"logits": 50, "losses": 30}}}
+    (only,) = transformer_floors.floors(goals.Found("a machine", records, profiles, job()))
+    assert (only.asked, only.flops, only.least, only.products) == (10.0, 6000, 30.0, 37.5)
     assert only.verdict == "beyond the peak"
+    assert list(transformer_floors.floors(goals.Found("a machine", records, {}, job()))) == []
 
 
 # A seed
