@@ -323,13 +323,11 @@ def _list(args: Namespace) -> int:
         return OK
     from .catalogue import algorithms, policies, task_entry, tasks
     from .catalogue_report import algorithm_blocks, list_blocks, task_blocks
-    from .registry import check_listed
 
     task = None if args.name is None else task_entry(args.name)
     if task is not None:
         _show_blocks(task_blocks(*task))
     elif args.name is not None:
-        check_listed(args.name)
         _show_blocks(algorithm_blocks(*algorithms(args.name)))
     else:
         _show_blocks(list_blocks(algorithms(), tasks(), policies()))
