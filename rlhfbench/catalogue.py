@@ -8,7 +8,15 @@ from typing import Any
 
 from .errors import InputError
 from .preset_files import Preset, built_in
-from .registry import FILE_TASKS, algorithm_names, load_algorithm, load_task, task_class, task_names
+from .registry import (
+    FILE_TASKS,
+    algorithm_names,
+    check_listed,
+    load_algorithm,
+    load_task,
+    task_class,
+    task_names,
+)
 from .sft import POLICIES
 from .types import AlgorithmSpec
 
@@ -28,6 +36,7 @@ def algorithms(only: str | None = None) -> list[dict[str, Any]]:
         Of this one alone, which may be ``./file.py:function``; then what is wrong with it is raised.
     """
     if only is not None:
+        check_listed(only)
         return [entry(load_algorithm(only)[0])]
     found = []
     for name in algorithm_names():

@@ -109,9 +109,11 @@ def _progress() -> Iterator[Monitor]:
     from .progress import folded, live
 
     console = _console(stderr=True)
-    with live(
-        console, lambda line: console.print(Text(folded(line, console.width)), soft_wrap=True)
-    ) as monitor:
+
+    def say(line: str) -> None:
+        console.print(Text(folded(line, console.width if console.is_terminal else None)), soft_wrap=True)
+
+    with live(console, say) as monitor:
         yield monitor
 
 

@@ -6,6 +6,11 @@ import json
 import re
 
 _HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(#.*)?")
+_PIECE = re.compile(
+    r"""(?P<block>\"{3}(?:\\.|[^\\])*?\"{3,5}|'{3}.*?'{3,5})|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*""",
+    re.DOTALL,
+)
+"""Strings and comments of TOML, so that what looks like one inside another is not taken for it."""
 
 
 def line_in_toml(text: str, table: str, key: str = "", nth: int = 1) -> int | None:
@@ -15,7 +20,7 @@ def line_in_toml(text: str, table: str, key: str = "", nth: int = 1) -> int | No
     6
     """
     place, seen, here = None, 0, table == ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_without_blocks(text).split("\n"), 1):
         head = _HEADER.fullmatch(line)
         if head is None:
             if here and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
@@ -31,6 +36,15 @@ def line_in_toml(text: str, table: str, key: str = "", nth: int = 1) -> int | No
     return place
 
 
+def _without_blocks(toml: str) -> str:
+    """The text with as many lines, but nothing of what its strings of several lines hold."""
+
+    def emptied(piece: re.Match[str]) -> str:
+        return piece[0] if piece["block"] is None else '""' + "\n" * piece[0].count("\n")
+
+    return _PIECE.sub(emptied, toml)
+
+
 def line_in_json(text: str, items: str, key: str = "", nth: int = 1) -> int | None:
     """The line of `key` in the `nth` object of the list called `items`, else of the object; the 0th is the file's own.
 
@@ -43,7 +57,10 @@ def line_in_json(text: str, items: str, key: str = "", nth: int = 1) -> int | No
         if found is None:
             return None
         start = re.compile(r"[\s,]*").match(text, found.end() if number == 0 else end).end()  # type: ignore[union-attr]
-        _, end = json.JSONDecoder().raw_decode(text, start)
+        try:
+            _, end = json.JSONDecoder().raw_decode(text, start)
+        except ValueError:  # of two lists of that name a reader takes the last
+            return None
     field = re.compile(rf'"{re.escape(key)}"\s*:').search(text, start, end)
     if field is None and nth == 0:
         return None

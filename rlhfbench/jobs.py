@@ -18,7 +18,7 @@ from .pool import emit
 from .registry import Arm, load_task, parse_arm
 from .results import Result, RunStore, file_hash
 from .shares import SMALL, compile_share, share_names
-from .tasks.labels import HOW_ASKED
+from .tasks.idle_options import OF_A_CHOICE, idle_options
 from .tasks.reward_choice import LABELLED, reward_kind, reward_options
 from .types import Metrics, RewardKind, SafetyLabelled, Sampler, Task, Verifiable
 from .verifiers import UserVerifier, open_verifier
@@ -40,15 +40,17 @@ class World:
         return open_task(self.task, self.data, self.strict)
 
     def of(self, arm: Arm) -> World:
-        """This world with the labels and the reward that `arm` chooses for itself."""
-        if not arm.world:
-            return self
+        """This world with the labels and the reward that `arm` chooses for itself, less what they make no use of."""
         name, overrides = split_overrides(self.task)
+        for_others = [option for option in OF_A_CHOICE if option in overrides and option not in arm.world]
+        if not arm.world and not for_others:
+            return self
         if arm.world.get("labels", "") not in ("", getattr(self.open(), "labels", "")):
             overrides.pop("label_price", None)  # what a person costs is no price of a labeller's call
-            for option in HOW_ASKED if arm.world["labels"] != "ai" else ():
-                overrides.pop(option, None)
-        return replace(self, task=with_overrides(name, {**overrides, **arm.world}))
+        own = replace(self, task=with_overrides(name, {**overrides, **arm.world}))
+        unused = set(for_others) & idle_options(own.open()).keys() if for_others else set()
+        used = {option: value for option, value in overrides.items() if option not in unused}
+        return replace(self, task=with_overrides(name, {**used, **arm.world}))
 
     def arm(self, text: str, label: str | None = None) -> Arm:
         """The arm that `text` describes, with the defaults that suit this policy and the reward that it will have."""

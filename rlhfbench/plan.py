@@ -15,12 +15,13 @@ from .comparison_gates import Gates
 from .cost_models import no_labels_of_harm
 from .errors import InputError
 from .jobs import Job, World, open_task, task_options
-from .options import of_the_arm, require
+from .options import of_the_arm, require, require_left_out
 from .policy_choice import check_policy, choose_policy
 from .registry import ROOT, Arm
 from .results import Result, RunStore, file_hash, load_run, source_hash
 from .reward_models import choose_reward_model
-from .tasks.labels import LabelOptions, labeller_of
+from .tasks.idle_options import idle_options
+from .tasks.labels import labeller_of
 from .tasks.reward_choice import reward_kind
 from .types import SafetyLabelled, Task
 from .verifiers import open_verifier, try_out
@@ -156,21 +157,25 @@ def check_arms(arms: Sequence[Arm], world: World) -> None:
             raise InputError(no_labels_of_harm(task.name, arm.spec.name))
         if "labeller" in arm.spec.needs:
             labeller_of(world.of(arm).open(), arm.spec.name)
-    _check_labels(arms, world)
+    _check_used(arms, world)
     for own in world.worlds(arms):
         if own != world:
             check_reward(own.open(), own.verifier)
 
 
-def _check_labels(arms: Sequence[Arm], world: World) -> None:
-    """Refuse options of labels that no arm goes by, of those that they were given to."""
-    shares = {world: arms} | {world.of(arm): [arm] for arm in arms if "label_constitution" in arm.world}
-    for own, sharing in shares.items():
-        task = own.open()
-        if isinstance(task, LabelOptions):
-            by_ai = [getattr(world.of(arm).open(), "by_ai", False) for arm in sharing]
-            revised = any("labeller" in arm.spec.needs for arm in sharing)
-            task.check_used(by_ai=revised or any(by_ai), by_people=not all(by_ai))
+def _check_used(arms: Sequence[Arm], world: World) -> None:
+    """Refuse options that no arm goes by, of those that they were given to."""
+    idle = []
+    for arm in arms:
+        own = world.of(arm).open()
+        unless = idle_options(own, revised="labeller" in arm.spec.needs)
+        for name in (name for name in arm.world if name in unless):
+            require_left_out(own, unless[name], name)
+        idle.append((arm, unless))
+    for name in dict.fromkeys(name for _, unless in idle for name in unless):
+        given = [unless for arm, unless in idle if name not in arm.world]
+        if given and all(name in unless for unless in given):
+            require_left_out(world.open(), given[0][name], name)
 
 
 def check_reward(task: Task, verifier: str | None) -> None:

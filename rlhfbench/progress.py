@@ -170,9 +170,15 @@ def plan_lines(event: Event) -> Iterator[str]:
         yield from (f"warning: {label}: {line}" for line in lines)
 
 
-def folded(line: str, width: int) -> str:
-    """A line with nothing in it that a terminal would obey, broken between words where it is too long; paths stay."""
-    text, room = sanitize(line), max(width, 20)
+def folded(line: str, width: int | None) -> str:
+    """A line with nothing in it that a terminal would obey, broken between words where it is too long; paths stay.
+
+    Without a width, which only a terminal has, it stays one line, for a program or a search to read.
+    """
+    text = sanitize(line)
+    if width is None:
+        return text
+    room = max(width, 20)
     lines = wrap(text, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
 

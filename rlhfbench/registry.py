@@ -78,6 +78,13 @@ def task_names() -> list[str]:
     return sorted({*TASKS, *_plugins("tasks")})
 
 
+def check_listed(name: str) -> None:
+    """Refuse a name that is neither an algorithm's nor a task's; one may be meant as well as the other."""
+    names = {*algorithm_names(), *task_names(), *FILE_TASKS}
+    if name not in names and not _in_file(name):
+        raise InputError(f"unknown algorithm or task '{name}'{nearest(name, names)}")
+
+
 def load_algorithm(name: str) -> tuple[AlgorithmSpec, Path]:
     """The algorithm called `name`: a built-in, an entry point, or ``./file.py:function``."""
     file = _in_file(name)

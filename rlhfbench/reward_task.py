@@ -17,7 +17,7 @@ from .reward_student import Distiller
 from .rewards.bradley_terry import LinearRewardModel
 from .rewards.composed import ComposedRewardModel
 from .seeding import stream
-from .tasks.labels import LabelOptions
+from .tasks.idle_options import check_used
 from .tasks.reward_choice import reward_options
 from .types import Float, PreferencePairs, Task
 
@@ -43,8 +43,7 @@ def reward_report_from_task(
     require(held_out is None or 1 <= held_out <= 10**6, "--held-out", held_out, "between 1 and 1,000,000")
     require(seed >= 0, "--seed", seed, "0 or more")
     task = load_task(name)
-    if isinstance(task, LabelOptions):
-        task.check_used(by_ai=task.by_ai, by_people=not task.by_ai)
+    check_used(task)
     start = fine_tuned_reference(task, check_policy(task, None), seed)
     task = task.for_seed(stream(seed, "split"))
     train = task.preferences(pairs, stream(seed, "preferences"), start.policy)

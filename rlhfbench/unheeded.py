@@ -1,4 +1,4 @@
-"""What was asked for and came to nothing: a constitution without effect, a budget not spent, a limit never reached."""
+"""What came to nothing: a constitution without effect, a budget not spent, a limit that limited nothing."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def _limit(limit: float, runs: Sequence[Result]) -> Iterator[str]:
     above = [min(costs) for costs in found if min(costs) > limit]
     if above:
         share = f"in {len(above)} of {len(found)} runs"
-        yield f"cost_limit {limit:g} was never reached {share}: the lowest mean cost there is {min(above):.3g}"
+        yield f"mean cost never came down to cost_limit {limit:g} {share}: the lowest there is {min(above):.3g}"
     below = [max(costs) for costs in found if max(costs) < limit]
     if below:
         share = f"in {len(below)} of {len(found)} runs"
-        yield f"cost_limit {limit:g} limited nothing {share}: the highest mean cost there is {max(below):.3g}"
+        yield f"mean cost stayed below cost_limit {limit:g} {share}: the highest there is {max(below):.3g}"
 
 
 def _values(run: Result, name: str) -> list[float]:

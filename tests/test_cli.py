@@ -349,12 +349,23 @@ def test_list_of_a_task_has_its_fields_with_default_and_meaning(run: Any, name: 
     assert "path" not in [field for field, _, _ in fields]
 
 
+def test_progress_in_a_file_is_not_broken_into_lines(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = "/".join(["a-folder-of-some-length"] * 4)
+    code, _, said = run("compare", "dpo:epochs=1", *SMALL, "--out", out)
+    assert code == 0
+    (line,) = [line for line in said.splitlines() if line.startswith("runs: ")]
+    assert line.endswith("to run in this process")
+
+
 def test_list_of_one_thing_and_of_a_constitution(run: Any) -> None:
     refused(
         run("list", "ppo", "--constitution", "words"),
         "ppo came with --constitution, one of the two is needed",
     )
-    refused(run("list", "nothing"), "unknown algorithm 'nothing'")
+    refused(run("list", "nothing"), "unknown algorithm or task 'nothing'")
+    refused(run("list", "sentencs"), "unknown algorithm or task 'sentencs'; did you mean 'sentences'?")
+    refused(run("list", "pppo"), "unknown algorithm or task 'pppo'; did you mean 'ppo'?")
     assert run("list", "ppo")[1].startswith("ppo: ")
 
 

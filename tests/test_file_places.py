@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,35 @@ def test_lines_of_toml(table: str, key: str, nth: int, line: int | None) -> None
     assert line_in_toml(TABLES, table, key, nth) == line
 
 
+BLOCKS = """name = "a" # don't \"\"\" [rules]
+about = \"\"\"
+[[rules]]
+kind = "avoid" \\\"\"\"
+[[rules]]\"\"\"
+other = '''
+[[rules]]
+kind = \"\"\"
+'''
+[[rules]] # it's one
+words = ["'''", '\"\"\"']
+kind = "use"
+[[rules]]
+kind = \"\"\"
+use\"\"\"
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "nth", "line"),
+    [("rules", "kind", 1, 12), ("rules", "words", 1, 11), ("rules", "kind", 2, 14), ("", "other", 1, 6)],
+)
+def test_what_stands_in_strings_of_several_lines_is_no_line_of_toml(
+    table: str, key: str, nth: int, line: int
+) -> None:
+    assert len(tomllib.loads(BLOCKS)["rules"]) == 2
+    assert line_in_toml(BLOCKS, table, key, nth) == line
+
+
 ITEMS = '{"name": 1,\n "rules": [\n  {"name": "[{",\n   "b": 2}, {"name": 3,\n "b": {"c": 4}}]}'
 
 
@@ -57,6 +87,7 @@ ITEMS = '{"name": 1,\n "rules": [\n  {"name": "[{",\n   "b": 2}, {"name": 3,\n "
 def test_lines_of_json(key: str, nth: int, line: int | None) -> None:
     assert line_in_json(ITEMS, "rules", key, nth) == line
     assert line_in_json("{}", "rules", key, 1) is None
+    assert line_in_json('{"rules": [], "rules": [{"name": 3}]}', "rules", key, 1) is None
 
 
 PRESET = '[mine]\nsource = "me"\nnote = "n"\n[mine.fields]\n'
@@ -141,5 +172,9 @@ def test_a_bad_rule_is_pointed_at(before: str, after: str, message: str, tmp_pat
 def test_a_bad_rule_of_json_is_pointed_at(tmp_path: Path, capsys) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"name": "x",\n "rules": [\n  {"name": "a",\n   "weight": "3"}]}')
-    shown = refusal(capsys, "compare", "dpo", "--task", f"words:labels=ai,label_constitution={path}")
+    task = f"words:labels=ai,label_constitution={path}"
+    shown = refusal(capsys, "compare", "dpo", "--task", task)
     assert f"{path}, line 3, rule 1 'a', field 'principle': missing" in shown
+    path.write_text('{"name": "x",\n "rules": [], "rules": [\n  {"name": "a",\n   "weight": "3"}]}')
+    shown = refusal(capsys, "compare", "dpo", "--task", task)
+    assert f"{path}, rule 1 'a', field 'principle': missing" in shown

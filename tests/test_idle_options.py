@@ -55,6 +55,49 @@ def test_a_constitution_that_nobody_goes_by_is_refused(command, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arms", "task", "message"),
+    [
+        (["dpo", "ppo"], "sentences:label_debias=true", "label_debias must be left out unless labels=ai"),
+        (["dpo:labels=bt"], "words:label_temperature=1", "label_temperature must be left out"),
+        (
+            ["dpo", "dpo:labels=ai,label_temperature=2"],
+            "sentences:label_temperature=1",
+            "label_temperature must be left out unless labels=ai, got 1.0",
+        ),
+        (
+            ["ppo", "dpo"],
+            "arithmetic:rm=unigrams,rm_ranking_loss=pairwise",
+            "rm_ranking_loss must be left out unless rm_ranking is 3 or more",
+        ),
+        (["ppo:rm_ranking=2"], "sentences:rm_ranking_loss=pairwise", "rm_ranking_loss must be left out"),
+        (
+            ["ppo", "ppo:rm_ranking=2,rm_ranking_loss=pairwise"],
+            "sentences:rm_ranking=4",
+            "rm_ranking_loss must be left out unless rm_ranking is 3 or more, got pairwise",
+        ),
+    ],
+)
+def test_an_option_that_none_of_those_it_was_given_to_goes_by_is_refused(arms, task, message, capsys):
+    assert message in refusal(capsys, "compare", *arms, "--task", task)
+
+
+@pytest.mark.parametrize("option", ["label_decoding=greedy", "rm_ranking_loss=pairwise"])
+def test_rm_and_sweep_refuse_what_nobody_uses(option, capsys):
+    for command in (("rm",), ("sweep", "dpo", "--beta", "1")):
+        assert "must be left out unless" in refusal(capsys, *command, "--task", f"sentences:{option}")
+
+
+def test_an_arm_leaves_out_what_it_makes_no_use_of():
+    world = make_world(
+        "sentences:rm_ranking=4,rm_ranking_loss=pairwise,label_debias=true", None, False, "linear", None
+    )
+    ranks, pairs, asked = parse_arms(["ppo", "ppo:rm_ranking=2", "ppo:labels=ai,rm_ranking=2"], world.arm)
+    assert world.of(ranks).task == "sentences:rm_ranking=4,rm_ranking_loss=pairwise"
+    assert world.of(pairs).task == "sentences:rm_ranking=2"
+    assert world.of(asked).task == "sentences:rm_ranking=2,label_debias=true,labels=ai"
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ("compare", "ppo", "dpo", "--task", "sentences:labels=ai,flips=0"),
@@ -77,6 +120,12 @@ def test_what_annotators_do_is_refused_where_there_are_none(command, capsys):
         (["dpo", "dpo:labels=ai"], "sentences:flips=0"),
         (["ppo_lagrangian:labels=ai"], "safety:flips=0"),
         (["dpo", "dpo:rm_ranking=3,rm_ranking_loss=pairwise"], "sentences"),
+        (["ppo", "ppo:rm_ranking=2"], "sentences:rm_ranking=4,rm_ranking_loss=pairwise"),
+        (["ppo", "ppo:rm_ranking=4"], "sentences:rm_ranking_loss=pairwise"),
+        (["ppo:rm_ranking=3", "ppo:rm_ranking=4"], "sentences:rm_ranking_loss=pairwise"),
+        (["dpo", "dpo:labels=ai"], "sentences:label_temperature=1"),
+        (["ppo:labels=ai", "ppo:labels=ai,label_temperature=1"], "sentences:label_debias=true"),
+        (["ppo:rm_ranking=2"], "sentences:rm_ranking=4,rm_ranking_loss=plackett_luce"),
     ],
 )
 def test_what_one_arm_goes_by_passes(arms, task):

@@ -61,6 +61,10 @@ def test_lines_of_progress_are_folded_between_words() -> None:
     assert folded("short", 80) == "short"
 
 
+def test_lines_of_progress_that_no_terminal_shows_are_left_whole() -> None:
+    assert folded("some words " * 40 + "\x1b[31m", None) == "some words " * 40 + "\\x1b[31m"
+
+
 def test_the_table_says_what_was_asked_for() -> None:
     shown = render(report.comparison_blocks(comparison()))
     for word in (

@@ -52,10 +52,10 @@ def test_a_limit_that_costs_never_came_down_to_or_never_passed() -> None:
 
     assert told([0.0, -0.6], [0.1, -0.5]) == []
     assert told([0.0, -0.4], [0.1, -0.6]) == [
-        "cost_limit -0.5 was never reached in 1 of 2 runs: the lowest mean cost there is -0.4"
+        "mean cost never came down to cost_limit -0.5 in 1 of 2 runs: the lowest there is -0.4"
     ]
     assert told([-0.6, -0.9]) == [
-        "cost_limit -0.5 limited nothing in 1 of 1 runs: the highest mean cost there is -0.6"
+        "mean cost stayed below cost_limit -0.5 in 1 of 1 runs: the highest there is -0.6"
     ]
     assert lines({"cost_limit": -0.5}, runs=[result()]) == []  # a run without a point that says it
 
@@ -114,6 +114,18 @@ def test_rules_that_make_a_difference_in_the_last_pair_alone(tmp_path: Path) -> 
     assert task.told_apart(label_pairs(prompts, one, two, ones)) is True
 
 
+def test_of_no_pairs_nothing_is_claimed(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(DEAD.format(word="whatever"))
+    task: Any = load_task(f"sentences:labels=ai,label_constitution={rules}")
+    prompts, tokens, mask = np.tile([0, 3], (2, 1)), np.zeros((2, 12), np.int64), np.ones((2, 12), np.float32)
+    pairs = label_pairs(prompts, tokens, tokens, mask)
+    assert len(lines(facts={"labels": label_facts(task, 2, pairs)})) == 1
+    facts = label_facts(task, 2, pairs.take(np.arange(0)))
+    assert "told_apart" not in facts
+    assert lines(facts={"labels": facts}) == []
+
+
 def label_pairs(prompts: Any, chosen: Any, rejected: Any, mask: Any) -> Any:
     from rlhfbench.types import PreferencePairs
 
@@ -131,7 +143,7 @@ def test_a_comparison_says_it_in_the_report_and_in_the_json() -> None:
     )
     assert made.warnings == [
         "ppo, dpo: label_budget 1000 was not spent: there are 70 pairs, at 70 (first seed)",
-        "ppo: cost_limit -0.5 was never reached in 3 of 3 runs: the lowest mean cost there is -0.2",
+        "ppo: mean cost never came down to cost_limit -0.5 in 3 of 3 runs: the lowest there is -0.2",
     ]
     assert made.as_dict()["warnings"] == made.warnings
     shown = [getattr(block, "text", "") for block in comparison_blocks(made)]

@@ -14,7 +14,7 @@ from ..constitution_file import read_constitution
 from ..data import read_pairs
 from ..errors import InputError
 from ..labeller import AILabeller, Decoding, TokenLabeller
-from ..options import require, require_left_out
+from ..options import require
 from ..types import Constitutional, Float, Int, Labeller, PreferencePairs, Sampler, Task
 from .annotators import as_pairs, two_replies
 from .reward_choice import reward_options
@@ -76,16 +76,7 @@ class LabelOptions:
             needed = "0 with labels=ai, which say nothing of strength"
             require(not options.rm_margin, "rm_margin", options.rm_margin, needed)
             require(options.rm_ranking == 2, "rm_ranking", options.rm_ranking, "2 with labels=ai, of pairs")
-        else:
-            require_left_out(self, "labels=ai", *HOW_ASKED)
         assert self.constitution is not None  # a bad file is refused here, before anything has been spent
-
-    def check_used(self, *, by_ai: bool, by_people: bool) -> None:
-        """Refuse a constitution that nobody goes by, and words on annotators where none label."""
-        if not by_ai:
-            require_left_out(self, "labels=ai, or with revise", "label_constitution")
-        if not by_people:
-            require_left_out(self, "people label the pairs", *self.of_people)
 
     @property
     def by_ai(self) -> bool:
@@ -203,6 +194,8 @@ def label_facts(task: Task, pairs: int, kept: PreferencePairs) -> dict[str, Any]
     if not isinstance(task, LabelOptions) or not task.by_ai:
         return facts
     ai = task.ai
+    if len(kept):  # of none there is nothing to say
+        facts["told_apart"] = task.told_apart(kept)
     return facts | {
         "by": "ai",
         "calls": pairs * ai.calls,
@@ -211,7 +204,6 @@ def label_facts(task: Task, pairs: int, kept: PreferencePairs) -> dict[str, Any]
         "position_bias": ai.position_bias,
         "debias": ai.debias,
         "decoding": ai.decoding,
-        "told_apart": task.told_apart(kept),
     }
 
 

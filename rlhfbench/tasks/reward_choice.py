@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, TypeAlias
 
 from ..errors import InputError
-from ..options import require, require_left_out
+from ..options import require
 from ..rankings import labels_of
 from ..types import RewardKind, Task
 
@@ -172,8 +172,6 @@ def _check_loss(o: RewardOptions) -> None:
             for name in ("rm_smoothing", "rm_noise", "rm_centering"):
                 value = getattr(o, name)
                 require(not value, name, value, "0 beside rankings, unless rm_ranking_loss=pairwise")
-    else:
-        require_left_out(o, "rm_ranking is 3 or more", "rm_ranking_loss")
 
 
 def check_step_options(rm: str, rm_solutions: int | None, rm_aggregate_steps: str | None) -> None:
