@@ -1,7 +1,7 @@
 """(Slow) What the default world shows with a transformer and the reward model on its backbone.
 
 The statements are those of `test_sentences`, but for three. The reward model reads whole replies and ends in a norm, so
-its scores have a ceiling: without a penalty the RM score ends at 2 to 6 reference deviations instead of 5 and more,
+its scores have a ceiling: without a penalty the RM score ends at 2 to 4 reference deviations instead of 5 and more,
 while KL and the fall of gold are larger, and gold peaks earlier. DPO trained too long gives back a tenth, not a fifth.
 """
 
