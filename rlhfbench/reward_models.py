@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from .compute import ComputeMeter
+from .options import require
 from .policies.transformer import TransformerPolicy
 from .policy_choice import PolicyChoice, TransformerSizes
 from .rankings import Rankable, Rankings
@@ -19,7 +20,7 @@ from .rewards.objective import Objective
 from .rewards.penalty import split_folds
 from .rewards.process import StepRewardModel
 from .rewards.process_training import train_step_reward_model
-from .rewards.transformer_training import train_transformer_reward_model
+from .rewards.transformer_training import RewardModelConfig, train_transformer_reward_model
 from .rewards.verifier import Verifier
 from .seeding import stream
 from .sft import SFT, Model, fine_tune, make_policy
@@ -113,6 +114,7 @@ class RewardModelChoice:
             "bag": "distilled into a bag of tokens",
         }
         return [
+            f"loss of words {o.words:g}" if o.rm_words is not None else "",
             f"rankings of {o.rm_ranking} by {by}" if o.rm_ranking > 2 else "",
             f"{o.rm_members} members, {how[o.rm_aggregate]}" if o.rm_members > 1 else "",
             length[o.rm_length],
@@ -150,6 +152,8 @@ def choose_reward_model(task: Task, policy: PolicyChoice) -> RewardModelChoice:
     if name == "auto":
         name = "unigrams" if own is None else "transformer"
     if name not in ("transformer", *LABELLED):
+        needed = "left out beside a bag, which has no state to tell words"
+        require(options.rm_words is None, "rm_words", options.rm_words, needed)
         return RewardModelChoice(cast(Features, name), options=options, policy=own)
     like = own or TransformerSizes()
     layers, width = options.rm_layers or like.layers, options.rm_width or like.width
@@ -248,8 +252,9 @@ class RewardTrainer:
     def _train(self, ranked: Rankings, *name: str, bootstrap: bool = False) -> tuple[Member, float | None]:
         rng, choice = stream(self.seed, "rm", *name), self.choice
         if choice.sizes is not None:
+            config = RewardModelConfig(words=choice.options.words)
             model, training = train_transformer_reward_model(
-                ranked, self.start, rng, objective=choice.objective
+                ranked, self.start, rng, config, choice.objective
             )
             self.meter.add("rm_train", training.work)
             return model, training.accuracy

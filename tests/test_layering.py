@@ -108,8 +108,8 @@ LAYERS = {
     "rlhfbench.policy_choice": "errors options types",
     "rlhfbench.sft": f"{KERNELS} compute optimizer policies.* policy_choice schedules types",
     "rlhfbench.reward_models": (
-        "compute policies.* policy_choice rankings rewards.* rewards.composed rewards.process rewards.process_training"
-        " rewards.transformer_training seeding sft tasks.* types"
+        "compute options policies.* policy_choice rankings rewards.* rewards.composed rewards.process "
+        "rewards.process_training rewards.transformer_training seeding sft tasks.* types"
     ),
     "rlhfbench.rewards.distilled": (
         f"{KERNELS} policies.* rewards.* rewards.transformer rewards.transformer_training types"

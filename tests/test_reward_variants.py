@@ -24,6 +24,7 @@ from rlhfbench.rewards.bradley_terry import LinearRewardModel
 from rlhfbench.rewards.composed import ComposedRewardModel, Scale, Scheme
 from rlhfbench.run import run
 from rlhfbench.tasks.annotators import label_pairs, quarters, rank_replies
+from rlhfbench.tasks.reward_choice import reward_options
 from rlhfbench.types import Rollout
 
 SMALL = "sentences-small:pairs=200,demos=200"
@@ -39,6 +40,8 @@ V, T = 6, 4
         ("rm_noise=0.1,rm_smoothing=0.1", "rm_noise must be 0 beside rm_smoothing, got 0.1"),
         ("rm_centering=-1", "rm_centering must be at least 0, got -1.0"),
         ("rm_margin=-1", "rm_margin must be at least 0"),
+        ("rm_words=-1", "rm_words must be at least 0, got -1.0"),
+        ("rm=unigrams,rm_words=1", "rm_words must be left out unless rm=transformer, got 1.0"),
         ("rm_ranking=1", "rm_ranking must be between 2 and 16, got 1"),
         ("rm_ranking=4,rm_filter=agreement", "rm_filter must be none beside rm_ranking"),
         ("rm_ranking=4,rm_margin=1", "rm_margin must be 0 beside rm_ranking"),
@@ -325,6 +328,18 @@ def test_losses_work_with_either_model(options: str, policy: str) -> None:
     assert np.isfinite(scores).all()
     assert not np.array_equal(scores, others)
     assert made.facts["rm_gold_correlation"] > 0.3
+
+
+def test_the_loss_of_words_has_a_weight_and_none_on_sums() -> None:
+    plain, given, off = (world(options, "transformer") for options in ("", "rm_words=0.5", "rm_words=0"))
+    inputs = plain.evaluation_prompts, *replies(16)[1:]
+    scores = plain.reward_model.score(*inputs)
+    np.testing.assert_array_equal(given.reward_model.score(*inputs), scores)
+    assert not np.array_equal(off.reward_model.score(*inputs), scores)
+    assert off.meter.flops["rm_train"] < plain.meter.flops["rm_train"] == given.meter.flops["rm_train"]
+    assert reward_options(load_task("arithmetic:rm=transformer")).words == 0
+    with pytest.raises(InputError, match="rm_words must be left out beside a bag"):
+        choose_reward_model(load_task(f"{SMALL},rm_words=1"), choose_policy("linear"))
 
 
 def test_the_default_is_untouched_by_the_options() -> None:

@@ -78,6 +78,7 @@ class Arithmetic(RewardOptions):
 
     name: ClassVar[str] = "arithmetic"
     gold: ClassVar[GoldKind] = "verifier"
+    own_words: ClassVar[float] = 0.0
     enumerable: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ("transformer", "linear")
     unknown: ClassVar[int | None] = None

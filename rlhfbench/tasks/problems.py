@@ -81,6 +81,7 @@ class ProblemsTask(RewardOptions):
     eos: ClassVar[int | None] = len(DIGITS) - 1
     unknown: ClassVar[int | None] = None
     gold: ClassVar[GoldKind] = "verifier"
+    own_words: ClassVar[float] = 0.0
     enumerable: ClassVar[bool] = False
     policies: ClassVar[tuple[str, ...]] = ("transformer", "linear")
 

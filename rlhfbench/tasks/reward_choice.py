@@ -44,6 +44,9 @@ class RewardOptions:
     rm_margin : float
         Times the strength of a preference, by how much the scores of its pair have to differ, >= 0. Simulated
         annotators say 0, 1/3, 2/3 or 1, so that 1 and 3 are the margins of Llama 2; in a file it is its `margin`.
+    rm_words : float, optional
+        Weight of a transformer's second loss, by which the state that is scored tells the reply's words; 0 is off.
+        Unless given 0.5, and 0 on sums, where only their order says what is right.
     rm_ranking : int
         Replies that annotators rank at a time, for the reward model alone; 2 is pairs.
     rm_ranking_loss : {"plackett_luce", "pairwise"}
@@ -77,6 +80,7 @@ class RewardOptions:
     rm_noise: float = 0.0
     rm_centering: float = 0.0
     rm_margin: float = 0.0
+    rm_words: float | None = None
     rm_ranking: int = 2
     rm_ranking_loss: Literal["plackett_luce", "pairwise"] = "plackett_luce"
     rm_members: int = 1
@@ -89,6 +93,8 @@ class RewardOptions:
     rm_student: Literal["none", "ridge", "bag"] = "none"
     rm_ridge: float | None = None
 
+    own_words: ClassVar[float] = 0.5
+    """`rm_words` of the task, unless given."""
     strengths: ClassVar[bool] = False
     """Whether the task's annotators say how much better a reply is."""
     ranks: ClassVar[bool] = False
@@ -104,6 +110,10 @@ class RewardOptions:
     @property
     def uncertainty(self) -> float:
         return 0.5 if self.rm_uncertainty is None else self.rm_uncertainty
+
+    @property
+    def words(self) -> float:
+        return self.own_words if self.rm_words is None else self.rm_words
 
     @property
     def folds(self) -> int:
@@ -135,6 +145,9 @@ def check_reward_model(rm: str, options: RewardOptions) -> None:
             require(sized, name, given, f"left out with rm={rm}, which learns from labels of solutions")
     _check_loss(o)
     require(1 <= o.rm_members <= 100, "rm_members", o.rm_members, "between 1 and 100")
+    if o.rm_words is not None:
+        require(rm in ("auto", "transformer"), "rm_words", o.rm_words, "left out unless rm=transformer")
+        require(o.rm_words >= 0, "rm_words", o.rm_words, "at least 0")
     one_of_many = o.rm_members > 1 or o.rm_aggregate == "mean"
     require(one_of_many, "rm_aggregate", o.rm_aggregate, "mean, unless rm_members is 2 or more")
     if o.rm_uncertainty is not None:
