@@ -22,9 +22,10 @@ FEW, MANY = 12, 60
 
 
 class Model(NamedTuple):
-    """What tokens are drawn from: all of `TransformerPolicy` that it takes, V its tokens."""
+    """What tokens are drawn from: all of `TransformerPolicy` that it takes; V its tokens, `blocks` a row of parameters each."""
 
     weights: Weights
+    blocks: Float
     sizes: Sizes
     V: int
     context: int
@@ -69,7 +70,7 @@ def packed(model: Model, get: Buffers) -> decoding.Model:
         weights.places,
         weights.gain,
         weights.shift,
-        weights.blocks,
+        model.blocks,
         starts(sizes),
         get("panels", *decoding.panels_of(sizes.layers, sizes.width, model.V, get.dtype.itemsize)),
         sizes.heads,

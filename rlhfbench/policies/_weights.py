@@ -52,8 +52,6 @@ class Weights(NamedTuple):
     shift: Float
     value: Float
     value_bias: Float
-    blocks: Float
-    """All tensors of `layers` once more, (layers, numbers of each)."""
 
 
 def _layer_shapes(sizes: Sizes) -> tuple[tuple[int, ...], ...]:
@@ -82,10 +80,14 @@ def views(flat: Float, sizes: Sizes) -> Weights:
     table, places, *inner = tensors[:-4]
     n = len(Layer._fields)
     layers = tuple(Layer(*inner[i : i + n]) for i in range(0, len(inner), n))
-    begin, each = table.size + places.size, sum(tensor.size for tensor in layers[0])
-    blocks = flat[begin : begin + sizes.layers * each].reshape(sizes.layers, each)
-    gain, shift, value, value_bias = tensors[-4:]
-    return Weights(table, places, layers, gain, shift, value, value_bias, blocks)
+    return Weights(table, places, layers, *tensors[-4:])
+
+
+def blocks(flat: Float, sizes: Sizes) -> Float:
+    """The part of `flat` that is layers, a row each."""
+    begin = (sizes.tokens + sizes.places) * sizes.width
+    each = sum(prod(shape) for shape in _layer_shapes(sizes))
+    return flat[begin : begin + sizes.layers * each].reshape(sizes.layers, each)
 
 
 @cache

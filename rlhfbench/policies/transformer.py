@@ -18,7 +18,7 @@ from . import _backbone, _decoding, _work
 from ._buffers import Buffers, aligned, equal, scratch
 from ._packed import Packed, pack
 from ._products import accumulate, times, times_turned
-from ._weights import Sizes, initialise, size, views
+from ._weights import Sizes, blocks, initialise, size, views
 from .linear import NEVER
 
 Charge: TypeAlias = Callable[[str, flops.Work, int], None]
@@ -109,6 +109,7 @@ class TransformerPolicy:
 
     def _bind(self) -> None:
         self._w, self._g = views(self.params, self.sizes), views(self.grads, self.sizes)
+        self._blocks = blocks(self.params, self.sizes)
         self._logits, self._keep = Buffers(self.params.dtype), Buffers(self.params.dtype)
         self._kept: Kept | None = None
 
@@ -221,7 +222,9 @@ class TransformerPolicy:
         get, sizes = self._scratch.begin(), self.sizes
         one = np.ones((len(prompts), 1), self.params.dtype)
         replies = self._pack(prompts, out.responses[:, :1], one, get)
-        model = _decoding.Model(self._w, sizes, self.vocab_size, self.prompt_length, self.eos, self.never)
+        model = _decoding.Model(
+            self._w, self._blocks, sizes, self.vocab_size, self.prompt_length, self.eos, self.never
+        )
         ends = _decoding.decode(model, replies, uniforms, out, get)
         lengths = out.mask.sum(axis=1).astype(np.int64)
         rows, pairs = int(lengths.sum()), int((lengths * ends + lengths * (lengths + 1) // 2).sum())
