@@ -22,7 +22,7 @@ FEW, MANY = 12, 60
 
 
 class Model(NamedTuple):
-    """What tokens are drawn from: all of `TransformerPolicy` that it takes; V its tokens, `blocks` a row of parameters each."""
+    """What tokens are drawn from: all of `TransformerPolicy` that it takes; V tokens, `blocks` of parameters."""
 
     weights: Weights
     blocks: Float
