@@ -13,7 +13,7 @@ import inspect
 import json
 import sys
 import tracemalloc
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
@@ -164,11 +164,11 @@ def by_kind(
 
     The decoding loop's time is shared out among the kernels that it calls as it is when sampling at that `size`.
     """
-    kinds: Counter[str] = Counter()
+    kinds: dict[str, float] = defaultdict(float)
     for key, (taken, _) in kernels.items():
         for part, share in (decoding_parts.shares(size) if key == DECODE else {key: 1.0}).items():
-            kinds[kind_of(part) if isinstance(part, str) else MATMUL] += share * taken  # type: ignore[assignment]
-    rows = {kind: float(kinds[kind]) for kind in KINDS if kind in kinds}
+            kinds[kind_of(part) if isinstance(part, str) else MATMUL] += share * taken
+    rows = {kind: kinds[kind] for kind in KINDS if kind in kinds}
     return rows | {REST: whole - sum(rows.values())}
 
 

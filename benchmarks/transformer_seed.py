@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -40,7 +40,7 @@ class Ledger:
     """Seconds of processor and FLOPs of each phase, less those of the phases within it."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self.flops: Counter[str] = Counter()
         self._open, self._since = [OTHER], process_time()
 
@@ -57,7 +57,7 @@ class Ledger:
     def settle(self) -> None:
         """Give the phase that is open what has passed."""
         now = process_time()
-        self.seconds[self._open[-1]] += now - self._since  # type: ignore[assignment]
+        self.seconds[self._open[-1]] += now - self._since
         self._since = now
 
     def count(self, flops: int) -> None:

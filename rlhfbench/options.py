@@ -46,7 +46,10 @@ def slip_of(name: str, valid: Iterable[str]) -> str | None:
 
 
 def _slips(a: str, b: str) -> int:
-    """Letters to be left out, put in, replaced or exchanged with their neighbour to make `b` of `a`."""
+    """Letters to be left out, put in, replaced or exchanged with their neighbour to make `b` of `a`.
+
+    The share of equal letters, which `difflib` has, takes `label_smoothing` for a slip of `rm_smoothing`.
+    """
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, letter in enumerate(a, 1):
