@@ -3,8 +3,8 @@
     python -m benchmarks.transformer_profile CASE SIZE
 
 prints one line of JSON, from a process of its own on one core. The functions that the policy calls are timed by
-replacing them where it looks them up; what is left is Python and NumPy between them. The time of the decoding loop,
-which calls kernels itself, is shared out by `benchmarks.decoding_parts`.
+replacing them where it looks them up, and what compiled loops call by `benchmarks.clocked`; what is left is Python and
+NumPy between them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks import decoding_parts, transformer_cases
-from benchmarks.decoding_parts import DECODE
+from benchmarks import transformer_cases
+from benchmarks.clocked import LOOPS, clocked, in_python
 from benchmarks.measure import one_core
-from kernels import categorical, decoding, nn, optim, policy_gradient, preference
+from kernels import categorical, nn, optim, policy_gradient, preference
 from kernels.flops import Work
 
 Call = Callable[[], Any]
 Product = tuple[tuple[int, int, int], tuple[bool, bool], int]
 """(m, k, n), which of the factors are transposed, and how wide the rows of the result lie."""
-MATMUL, REST = "matrix products", "Python and NumPy"
+MATMUL, IN_LOOPS, REST = "matrix products", "loops over blocks and tokens", "Python and NumPy"
 KINDS = {
     MATMUL: ("product", "panels"),
     "attention": ("attention", "cache"),
@@ -40,7 +40,7 @@ KINDS = {
     "embedding": ("embedding",),
     "softmax, drawing, losses": ("logprobs", "draw", "dpo", "clip", "gae", "whiten", "k1"),
     "clipping, AdamW": ("adamw", "global_norm"),
-    "decoding loop": ("decode",),
+    IN_LOOPS: tuple(LOOPS),
 }
 """What stands for a kernel in the table: parts of its name."""
 OWN = "product_jit"
@@ -81,10 +81,9 @@ def products(call: Call) -> list[Product]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(np, "matmul", note))
         stack.enter_context(patch.object(nn, OWN, note_own))
-        stack.enter_context(patch.object(decoding, OWN, note_own))
-        for name, function in vars(decoding).items():  # which is one call, and calls them itself
-            if getattr(function, "__module__", "") == decoding.__name__ and hasattr(function, "py_func"):
-                stack.enter_context(patch.object(decoding, name, function.py_func))
+        for module in LOOPS.values():
+            stack.enter_context(patch.object(module, OWN, note_own))
+        stack.enter_context(in_python())
         call()
     return found
 
@@ -130,27 +129,31 @@ def replay(found: list[Product]) -> Call:
 
 @contextmanager
 def timed(into: dict[Any, list[float]], clock: Callable[[], float] = perf_counter) -> Iterator[None]:
-    """Adds up seconds and calls of every kernel, and of each shape of product, while it lasts."""
+    """Adds up seconds, without those of calls within, and calls of every kernel, and of each shape of product."""
+    within: list[float] = [0.0]
 
     def watch(key: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **more: Any) -> Any:
+            within.append(0.0)
             start = clock()
             result = function(*args, **more)
+            whole = clock() - start
+            own = whole - within.pop()
+            within[-1] += whole
             taken = into.setdefault(key(*args), [0.0, 0.0])
-            taken[0] += clock() - start
+            taken[0] += own
             taken[1] += 1
             return result
 
         return watched
 
+    compiled = nn, *LOOPS.values()
     with ExitStack() as stack:
         stack.enter_context(patch.object(np, "matmul", watch(_shape, np.matmul)))
-        for module in (nn, decoding, categorical, policy_gradient, preference, optim):
+        for module in (*compiled, categorical, policy_gradient, preference, optim):
             for name, function in vars(module).items():
                 known = kind_of(name) != name and not name.startswith("_")
-                if known and (
-                    name.endswith("_jit") if module in (nn, decoding) else inspect.isfunction(function)
-                ):
+                if known and (name.endswith("_jit") if module in compiled else inspect.isfunction(function)):
                     key = _own_shape if name == OWN else lambda *_, name=name: name
                     watched = watch(key, function)
                     stack.enter_context(patch.object(module, name, watched))
@@ -158,16 +161,15 @@ def timed(into: dict[Any, list[float]], clock: Callable[[], float] = perf_counte
 
 
 def by_kind(
-    kernels: Mapping[Any, list[float]], whole: float, size: transformer_cases.Size
+    kernels: Mapping[Any, list[float]], inside: Mapping[str, list[float]], whole: float
 ) -> dict[str, float]:
-    """What `timed` found, by row of the table; what is left of the `whole` is Python and NumPy.
-
-    The decoding loop's time is shared out among the kernels that it calls as it is when sampling at that `size`.
-    """
+    """What `timed` and `clocked` found, by row of the table; what is left of the `whole` is Python and NumPy."""
     kinds: dict[str, float] = defaultdict(float)
     for key, (taken, _) in kernels.items():
-        for part, share in (decoding_parts.shares(size) if key == DECODE else {key: 1.0}).items():
-            kinds[kind_of(part) if isinstance(part, str) else MATMUL] += share * taken
+        kinds[kind_of(key) if isinstance(key, str) else MATMUL] += taken
+    for name, (taken, _) in inside.items():
+        kinds[kind_of(name)] += taken
+        kinds[IN_LOOPS] -= taken
     rows = {kind: kinds[kind] for kind in KINDS if kind in kinds}
     return rows | {REST: whole - sum(rows.values())}
 
@@ -208,20 +210,26 @@ def profile(case: str, size: transformer_cases.Size) -> dict[str, Any]:
     call()
     done: dict[str, Work] = dict(setup.done)
     kernels: dict[Any, list[float]] = {}
-    with timed(kernels):
+    with clocked() as inside, timed(kernels):
         whole = _mean(call)
+    shapes: dict[Any, list[float]] = {}
+    with in_python(), timed(shapes):
+        _mean(call)
     by_phase: dict[str, list[float]] = defaultdict(lambda: [0.0])
     with phases(setup, by_phase):
         _mean(call)
-    shapes = {key: value for key, value in kernels.items() if isinstance(key, tuple)}
     return {
         "case": case,
         "size": size._asdict(),
         "seconds": whole,
         "flops": {name: work.flops for name, work in done.items()},
         "phases": {name: taken / ROUNDS for name, (taken,) in by_phase.items()},
-        "kinds": {kind: taken / ROUNDS for kind, taken in by_kind(kernels, whole * ROUNDS, size).items()},
-        "products": [[*key, calls / ROUNDS, taken / ROUNDS] for key, (taken, calls) in shapes.items()],
+        "kinds": {kind: taken / ROUNDS for kind, taken in by_kind(kernels, inside, whole * ROUNDS).items()},
+        "products": [
+            [*key, calls / ROUNDS, taken / ROUNDS]
+            for key, (taken, calls) in shapes.items()
+            if isinstance(key, tuple)
+        ],
         "allocated": allocated(call),
     }
 

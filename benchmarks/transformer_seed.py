@@ -21,7 +21,7 @@ from time import process_time
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.transformer_job import job_parts
+from benchmarks.clocked import clocked
 from benchmarks.transformer_profile import by_kind, timed
 from rlhfbench import jobs, prepare, run
 from rlhfbench.algorithms import ppo
@@ -111,10 +111,7 @@ def phases(ledger: Ledger, task: Any) -> Iterator[None]:
 
 
 def seed_profile(seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of processor before the first job and of the job, by phase; the job once more, by kernel.
-
-    Of sampling, what the kernels take is told by the sizes of the default comparison.
-    """
+    """Seconds of processor before the first job and of the job, by phase; the job once more, by kernel."""
     world = make_world(settings["task"], None, False, settings["policy"], None)
     arms = parse_arms(settings["arms"], world.arm)
     jobs.work_on(jobs.warm_up_job(arms, world))
@@ -123,7 +120,7 @@ def seed_profile(seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         work()
         ledger.settle()
     kernels: dict[Any, list[float]] = {}
-    with _work(arms, world, seed) as work, timed(kernels, process_time):
+    with _work(arms, world, seed) as work, clocked() as inside, timed(kernels, process_time):
         before = process_time()
         work()
         again = process_time() - before
@@ -132,7 +129,7 @@ def seed_profile(seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         "start": start,
         "seconds": dict(ledger.seconds),
         "flops": dict(ledger.flops),
-        "kinds": by_kind(kernels, again, job_parts()["PPO"].size),
+        "kinds": by_kind(kernels, inside, again),
     }
 
 

@@ -9,13 +9,22 @@ them up (`address`) for the types that the caller will use, and hands them over.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
 
+import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
+from numba.np.numpy_support import from_dtype
 
-__all__ = ["address", "call"]
+from ._check import Array
+
+__all__ = ["Call", "address", "addresses", "arrays", "call"]
+
+Call: TypeAlias = tuple[Any, tuple[Any, ...]]
+"""A jitted function, and the Numba types of its arguments."""
 
 _LOOKED_UP: set[Any] = set()
 """Functions and types of which somebody has the address."""
@@ -29,6 +38,21 @@ def address(function: Any, kinds: tuple[Any, ...]) -> int:
     _LOOKED_UP.add((function, kinds))
     compiled = function.overloads[kinds]
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+
+@cache
+def addresses(called: Callable[[Any], tuple[Call, ...]], dtype: Any) -> Array:
+    """Where the functions are that `called` names for arrays of this type."""
+    found = called(dtype)
+    if dtype.hasobject:
+        return np.zeros(len(found), np.int64)
+    return np.array([address(function, kinds) for function, kinds in found])
+
+
+def arrays(dtype: Any) -> tuple[Any, ...]:
+    """Numba types: vectors and matrices of these numbers, vectors and matrices of whole ones, and a whole number."""
+    x = types.pyobject if dtype.hasobject else from_dtype(dtype)
+    return *(types.Array(kind, ndim, "C") for kind in (x, types.int64) for ndim in (1, 2)), types.int64
 
 
 def call(function, address, arguments):

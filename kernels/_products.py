@@ -17,6 +17,7 @@ from ._jit import jit
 from ._lanemath import _fmuladd
 from ._lanes import _BYTES, _first, broadcast, load_part, store_part, suffix, width
 from ._row import at, narrow, number, put
+from ._rows import START
 from ._slim import part, stretch
 
 __all__ = [
@@ -36,6 +37,8 @@ ROWS = 6
 """Of the left factor at a time."""
 DEEP = 64
 """Rows of a panel: with 64 columns of float32 they fill half of a first-level cache of 32 KiB."""
+TALL, SUMMED = 86 * ROWS, 8 * DEEP
+"""Rows of the left factor that go together: of the product, and of a sum over rows."""
 PANEL = DEEP * 64
 """Elements of the scratch that each product takes."""
 _REGISTER = _BYTES // 4
@@ -218,24 +221,27 @@ def product_jit(a, b, kind, skip, panel, out):
     """
     turned = kind == TURNED_TIMES
     first = skip if kind == TIMES_TURNED else 0
-    deep = a.shape[0] if turned else a.shape[1]
     width_ = panel_width(b[0] if kind == PACKED else panel)
-    n = 0
-    for k in range(first, deep, DEEP):
-        stop = min(k + DEEP, deep)
-        add = turned or k > first
+    panels = -(-out.shape[1] // width_)
+    # Blocks of rows of the left factor, whose columns' sums stay in the second-level cache until they are complete.
+    for begin in range(0, a.shape[0], SUMMED if turned else TALL):
+        end = min(begin + (SUMMED if turned else TALL), a.shape[0])
+        top, bottom = (START, out.shape[0]) if turned else (begin, end)
+        start, deep = (begin, end) if turned else (first, a.shape[1])
         for j in range(0 if kind == TIMES_TURNED else skip, out.shape[1], width_):
             wide = min(width_, out.shape[1] - j)
-            right = panel
-            if kind == PACKED:
-                right = b[n]
-                n += 1
-            else:
-                _copy_panel(b, kind, k, stop, j, wide, panel)
-            if wide > width_ // 2:
-                for i in range(0, out.shape[0], ROWS):
-                    _whole_tile(a, i, k, stop - k, turned, right, out, j, wide, add)
-            else:
-                for i in range(0, out.shape[0], ROWS):
-                    _half_tile(a, i, k, stop - k, turned, right, out, j, wide, add)
-    return n
+            for k in range(start, deep, DEEP):
+                stop = min(k + DEEP, deep)
+                add = turned or k > first
+                right = panel
+                if kind == PACKED:
+                    right = b[k // DEEP * panels + j // width_]
+                else:
+                    _copy_panel(b, kind, k, stop, j, wide, panel)
+                if wide > width_ // 2:
+                    for i in range(top, bottom, ROWS):
+                        _whole_tile(a, i, k, stop - k, turned, right, out, j, wide, add)
+                else:
+                    for i in range(top, bottom, ROWS):
+                        _half_tile(a, i, k, stop - k, turned, right, out, j, wide, add)
+    return -(-a.shape[1] // DEEP) * panels if kind == PACKED else 0

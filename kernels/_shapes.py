@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import lower_builtin, type_callable
 
-__all__ = ["block", "flat", "matrix", "piece"]
+__all__ = ["block", "cut", "flat", "matrix", "piece"]
 
 
 def flat(x):
@@ -72,17 +72,33 @@ def block(x, start, rows, columns):
     return x[start : start + rows * columns].reshape(rows, columns)
 
 
+def cut(x, row, rows, columns):
+    """Rows of a flat array from one on, of so many columns each, as (rows, columns)."""
+    return block(x, row * columns, rows, columns)
+
+
 @type_callable(piece)
 def _type_piece(context):
     return lambda x, start, size: x if isinstance(x, types.Array) and x.ndim == 1 else None
 
 
 @type_callable(block)
+@type_callable(cut)
 def _type_block(context):
     def typed(x, start, rows, columns):
         return x.copy(ndim=2) if isinstance(x, types.Array) and x.ndim == 1 else None
 
     return typed
+
+
+@lower_builtin(cut, types.Array, types.Integer, types.Integer, types.Integer)
+def _lower_rows(context, builder, sig, args):
+    x, row, rows, columns = args
+    start = builder.mul(
+        *(context.cast(builder, *pair, types.intp) for pair in ((row, sig.args[1]), (columns, sig.args[3])))
+    )
+    kinds = (sig.args[0], types.intp, *sig.args[2:])
+    return _lower_cut(context, builder, sig.replace(args=kinds), (x, start, rows, columns))
 
 
 @lower_builtin(piece, types.Array, types.Integer, types.Integer)

@@ -8,7 +8,6 @@ on the rows beside it. Kernels are called through their addresses (`_linked`): t
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,15 +18,13 @@ from ._attention_step import attention_step_jit, fill_cache_jit
 from ._blocks import draw_jit, embedding_jit, gelu_jit, layer_norm_jit, residual_norm_jit
 from ._check import Array, sums
 from ._jit import jit
-from ._linked import address, call
+from ._linked import Call, addresses, arrays, call
 from ._products import PACKED, TIMES, TIMES_TURNED, panels_jit, panels_shape, product_jit
 from ._rows import START
 from ._shapes import block, matrix, piece
+from ._tensors import DOWN, DOWN_BIAS, GAIN1, GAIN2, PROJ, PROJ_BIAS, QKV, SHIFT1, SHIFT2, UP, UP_BIAS
 
-__all__ = ["TENSORS", "Model", "Now", "Prompts", "Room", "decode", "decode_jit", "panels_of", "row_size"]
-
-TENSORS = GAIN1, SHIFT1, QKV, PROJ, PROJ_BIAS, GAIN2, SHIFT2, UP, UP_BIAS, DOWN, DOWN_BIAS = range(11)
-"""Of a block: x + proj(attention(qkv(norm1 x))), then x + down(gelu(up(norm2 x)))."""
+__all__ = ["Model", "Now", "Prompts", "Room", "calls", "decode", "decode_jit", "panels_of", "row_size"]
 
 
 class Model(NamedTuple):
@@ -35,14 +32,9 @@ class Model(NamedTuple):
 
     Attributes
     ----------
-    table, places : (tokens, C), (context + T, C)
-        Of the token table the first V rows are what logits are made of, too, and the next one is the start token.
-    gain, shift : (C,)
-        Of the last norm.
-    blocks : (L, size)
-        All tensors of a block, one after the other.
-    starts : (11,)
-        Where each of `TENSORS` begins.
+    table, places, gain, shift, blocks, starts : arrays
+        As in `Tensors`; `context` + T places. The token table's first V rows are what logits are made of, and the next
+        one is the start token.
     panels : (panels, size)
         Room for all weights as `product_jit` takes them packed: `panels_shape` of each of a block, and of the head.
     heads, V, context : int
@@ -107,16 +99,11 @@ class Now(NamedTuple):
 FILL, PACK, EMBED, NORM, TIMES_, ATTEND, RESIDUAL, GELU, DRAW = range(9)
 
 
-@cache
-def addresses(dtype: Any) -> Array:
-    """Where the kernels are that `decode_jit` calls for arrays of this type."""
-    if dtype.hasobject:
-        return np.zeros(9, np.int64)
-    x, mass = from_dtype(dtype), from_dtype(np.dtype(sums(dtype)))
-    x1, x2, x3 = (types.Array(x, ndim, "C") for ndim in (1, 2, 3))
-    m1, d1, i1 = (types.Array(kind, 1, "C") for kind in (mass, types.float64, types.int64))
-    i = types.int64
-    called = (
+def calls(dtype: Any) -> tuple[Call, ...]:
+    """What `decode_jit` calls for arrays of this type."""
+    x1, x2, i1, _, i = arrays(dtype)
+    x3, d1, m1 = x2.copy(ndim=3), x1.copy(dtype=types.float64), x1.copy(dtype=masses(dtype))
+    return (
         (fill_cache_jit, (x2, i1, i1, x3, x3)),
         (panels_jit, (x2, i, x2)),
         (embedding_jit, (i1, i1, x2, x2, x2)),
@@ -127,7 +114,11 @@ def addresses(dtype: Any) -> Array:
         (gelu_jit, (x1, x2, x2)),
         (draw_jit, (x2, d1, x1, m1, x1, i1, x1)),
     )
-    return np.array([address(function, kinds) for function, kinds in called])
+
+
+def masses(dtype: Any) -> Any:
+    """Numba type of `Room.masses`."""
+    return types.pyobject if dtype.hasobject else from_dtype(np.dtype(sums(dtype)))
 
 
 def panels_of(layers: int, C: int, V: int, itemsize: int) -> tuple[int, int]:
@@ -230,7 +221,7 @@ def decode(
     mask: Array,
 ) -> None:
     """Draws a response to each prompt by `uniforms` (B, T) float64: writes the last three (B, T), which are 0."""
-    code = addresses(model.table.dtype)
+    code = addresses(calls, model.table.dtype)
     decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, mask)
 
 

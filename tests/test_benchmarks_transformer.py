@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 
@@ -14,7 +15,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: an installed kernels package goes first
 
 from benchmarks import (
-    decoding_parts,
+    clocked,
     table,
     transformer_floors,
     transformer_job,
@@ -26,7 +27,7 @@ from benchmarks import (
 )
 from benchmarks import transformer_cases as cases
 from benchmarks import transformer_goals as goals
-from kernels import decoding
+from kernels import _backward, _forward, decoding
 from rlhfbench.policies._buffers import _SHARED, Buffers
 
 SMALL = cases.Size(width=16, vocab=11, rows=6, prompt=4, length=5)
@@ -62,7 +63,6 @@ def test_a_side_that_cannot_start_says_why(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("case", cases.CASES)
 def test_a_profile_accounts_for_all_time_and_work(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer_profile, "ROUNDS", 2)
-    monkeypatch.setattr(decoding_parts, "ROUNDS", 2)
     found = transformer_profile.profile(case, SMALL)
     assert sum(found["kinds"].values()) == pytest.approx(found["seconds"])
     assert found["kinds"][transformer_profile.MATMUL] > 0
@@ -71,28 +71,40 @@ def test_a_profile_accounts_for_all_time_and_work(case: str, monkeypatch: pytest
     assert 0 < in_products < sum(found["flops"].values())
 
 
-def test_the_time_of_the_decoding_loop_goes_to_what_it_calls() -> None:
-    kernels = {decoding_parts.DECODE: [8.0, 1.0], "gelu_jit": [1.0, 1.0], (2, 3, 4): [1.0, 1.0]}
-    parts = {decoding_parts.DECODE: 0.125, "gelu_jit": 0.25, "panels_jit": 0.125, "product_jit": 0.5}
-    with patch.object(decoding_parts, "shares", lambda size: parts):
-        kinds = transformer_profile.by_kind(kernels, 12.0, SMALL)
-    assert kinds == {"matrix products": 6.0, "GELU": 3.0, "decoding loop": 1.0, "Python and NumPy": 2.0}
+def test_the_time_of_a_loop_goes_to_what_it_calls() -> None:
+    kernels = {
+        "decode_jit": [8.0, 1.0],
+        "forward_jit": [2.0, 1.0],
+        "gelu_jit": [1.0, 1.0],
+        (2, 3, 4): [1.0, 1.0],
+    }
+    inside = {"gelu_jit": [2.0, 4.0], "panels_jit": [1.0, 1.0], "product_jit": [6.0, 9.0]}
+    kinds = transformer_profile.by_kind(kernels, inside, 15.0)
+    loops = {transformer_profile.IN_LOOPS: 1.0}
+    assert kinds == {"matrix products": 8.0, "GELU": 3.0, "Python and NumPy": 3.0} | loops
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="functions are called by their names")
-def test_the_kernels_of_the_decoding_loop_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding_parts, "ROUNDS", 40)
-    size, table = cases.SIZES["width 32"], decoding.addresses(np.dtype(np.float32)).copy()
-    policy, prompts = cases.make_policy(size), np.zeros((size.rows, size.prompt), np.int64)
-    uniforms = np.random.default_rng(0).random((size.rows, size.length))
-    drawn = policy.sample(prompts, uniforms).responses.copy()
-    whole, parts = decoding_parts.seconds(size)
-    assert len(parts) == 1 + len(table)
-    assert min(parts.values()) >= 0
-    assert min(parts[name] for name in ("product_jit", "attention_step_jit", "gelu_jit", "draw_jit")) > 0
-    assert 0.6 * whole < sum(parts.values()) < 1.2 * whole
-    assert np.array_equal(decoding.addresses(np.dtype(np.float32)), table)
-    assert np.array_equal(policy.sample(prompts, uniforms).responses, drawn)
+def test_clocks_within_compiled_loops_see_all_their_kernels() -> None:
+    size, dtype = cases.SIZES["width 32"], np.dtype(np.float32)
+    setup = cases.make_setup(size)
+    call = cases.CASES["PPO update"](setup, size)
+    call()
+    policy, uniforms = setup.policy, np.random.default_rng(0).random((size.rows, size.length))
+    drawn = policy.sample(setup.fixed_prompts, uniforms).responses.copy()
+    start = perf_counter()
+    with clocked.clocked() as inside:
+        clocked_drawn = policy.sample(setup.fixed_prompts, uniforms).responses
+        policy.logits(setup.fixed_prompts, drawn, np.ones(drawn.shape, np.float32))
+        policy.backward(np.ones((*drawn.shape, size.vocab), np.float32))
+    whole = perf_counter() - start
+    called = (*decoding.calls(dtype), *_forward.calls(dtype), *_backward.calls(dtype))
+    assert {function.__name__ for function, _ in called} == {*inside}
+    assert all(calls > 0 and seconds > 0 for seconds, calls in inside.values())
+    assert 0.3 * whole < sum(seconds for seconds, _ in inside.values()) < whole
+    assert inside["attention_backward_jit"][1] == policy.sizes.layers
+    assert np.array_equal(clocked_drawn, drawn)
+    assert np.array_equal(policy.sample(setup.fixed_prompts, uniforms).responses, drawn)
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")

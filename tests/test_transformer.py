@@ -17,7 +17,6 @@ from differences import gradient
 from rlhfbench.optimizer import AdamW
 from rlhfbench.policies import _decoding
 from rlhfbench.policies._buffers import LARGE, Buffers, equal
-from rlhfbench.policies._products import NARROW, accumulate, times, times_turned
 from rlhfbench.policies.transformer import TransformerPolicy
 
 # Two share a prompt, one prompt is empty, one response has a hole and one does not count at all.
@@ -323,25 +322,6 @@ def test_work_equals_the_operations_executed():
     for entry in json.loads(done.stdout):
         assert entry["charged"] == entry["executed"], entry["call"]
         assert entry["executed"][0] > 0
-
-
-@pytest.mark.parametrize(("width", "skip"), [(8, 0), (8, 3), (NARROW + 4, 0), (NARROW + 4, 5)])
-def test_products_of_narrow_and_of_wide_layers(width, skip):
-    rng, get = np.random.default_rng(0), Buffers(np.dtype(np.float64))
-    x, w, d = (
-        rng.normal(size=(7, width)),
-        rng.normal(size=(width, width + 2)),
-        rng.normal(size=(7, width + 2)),
-    )
-    out, back, grad = np.full_like(d, 9.0), np.empty_like(x), np.ones_like(w)
-    times(x, w, out, get, skip)
-    times_turned(d, w, back, get, skip)
-    accumulate(x, d, grad, get, skip)
-    np.testing.assert_allclose(out[:, skip:], (x @ w)[:, skip:])
-    assert (out[:, :skip] == 9).all()
-    np.testing.assert_allclose(back, d[:, skip:] @ w[:, skip:].T)
-    np.testing.assert_allclose(grad[:, skip:], 1 + (x.T @ d)[:, skip:])
-    assert (grad[:, :skip] == 1).all()
 
 
 def extra(call, result=0):

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import decoding, nn
+from kernels.passes import Tensors
 
 from ..types import Float, Int, Rollout
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed
-from ._weights import Sizes, Weights, starts
+from ._weights import Sizes
 from .linear import NEVER
 
 CACHE = 3 << 18
@@ -22,10 +23,9 @@ FEW, MANY = 12, 60
 
 
 class Model(NamedTuple):
-    """What tokens are drawn from: all of `TransformerPolicy` that it takes; V tokens, `blocks` of parameters."""
+    """What tokens are drawn from: all of `TransformerPolicy` that it takes; V tokens."""
 
-    weights: Weights
-    blocks: Float
+    tensors: Tensors
     sizes: Sizes
     V: int
     context: int
@@ -48,30 +48,16 @@ def decode(model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Bu
 
 def prefill(model: Model, replies: Packed, get: Buffers) -> decoding.Prompts:
     """Queries, keys and values of the prompts of `replies`; of the last block keys and values only."""
-    prompts, (before, ends) = replies.alone, np.ascontiguousarray(replies.spans[replies.prompts :, 2:4].T)
-    weights, (*_, layers, C, heads) = model.weights, model.sizes
-    qkv = get("prompts", layers, prompts.rows, 3 * C)
-    if prompts.rows:
-        room = _backbone.Passing(get, prompts, heads, C, 0)
-        _backbone.enter(prompts, weights, room)
-        for i, layer in enumerate(weights.layers[:-1]):
-            room.qkv = qkv[i]
-            _backbone.attend(prompts, layer, heads, room, get)
-            _backbone.feed_forward(layer, room, room, *_backbone.next_norm(weights, i), get)
-        _backbone.project(weights.layers[-1], room.normed1, prompts.rows, qkv[-1], get)
+    before, ends = np.ascontiguousarray(replies.spans[replies.prompts :, 2:4].T)
+    qkv = _backbone.keys_and_values(replies.alone, model.tensors, model.sizes, get)
     return decoding.Prompts(qkv, before, ends)
 
 
 def packed(model: Model, get: Buffers) -> decoding.Model:
     """As the kernel takes it."""
-    weights, sizes = model.weights, model.sizes
+    sizes = model.sizes
     return decoding.Model(
-        weights.table,
-        weights.places,
-        weights.gain,
-        weights.shift,
-        model.blocks,
-        starts(sizes),
+        *model.tensors,
         get("panels", *decoding.panels_of(sizes.layers, sizes.width, model.V, get.dtype.itemsize)),
         sizes.heads,
         model.V,

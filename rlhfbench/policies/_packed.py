@@ -81,6 +81,11 @@ class Packed:
         return pairs, scored
 
 
+_NONE = np.zeros(0, np.int64)
+NOTHING = Packed(_NONE, _NONE, 0, np.zeros((0, 5), np.int64), 0, 0, 1, 1, _NONE, _NONE, True, (0, 0), (0, 0))
+"""No sequence."""
+
+
 def pack(
     prompts: Int,
     responses: Int,

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels.passes import Tensors
+
 from ..types import Float, Int
 
 
@@ -88,6 +90,12 @@ def blocks(flat: Float, sizes: Sizes) -> Float:
     begin = (sizes.tokens + sizes.places) * sizes.width
     each = sum(prod(shape) for shape in _layer_shapes(sizes))
     return flat[begin : begin + sizes.layers * each].reshape(sizes.layers, each)
+
+
+def tensors(weights: Weights, flat: Float, sizes: Sizes) -> Tensors:
+    """As the kernels take them: `weights` are the views of `flat`."""
+    rows = blocks(flat, sizes)
+    return Tensors(weights.table, weights.places, weights.gain, weights.shift, rows, starts(sizes))
 
 
 @cache

@@ -6,19 +6,20 @@ Pre-norm, learned positions, causal attention, GELU, tied embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from kernels import categorical, flops
+from kernels import categorical, flops, nn
+from kernels.passes import CHUNK, Room
 
 from ..types import Float, Int, Rollout
 from . import _backbone, _decoding, _work
 from ._buffers import Buffers, aligned, equal, scratch
-from ._packed import Packed, pack
-from ._products import accumulate, times, times_turned
-from ._weights import Sizes, blocks, initialise, size, views
+from ._packed import NOTHING, Packed, pack
+from ._weights import Sizes, initialise, size, tensors, views
 from .linear import NEVER
 
 Charge: TypeAlias = Callable[[str, flops.Work, int], None]
@@ -29,7 +30,7 @@ class Kept(NamedTuple):
 
     inputs: tuple[Int, Int, Float, Float]
     packed: Packed
-    rooms: _backbone.Rooms
+    room: Room
     hidden: Float
 
 
@@ -109,7 +110,8 @@ class TransformerPolicy:
 
     def _bind(self) -> None:
         self._w, self._g = views(self.params, self.sizes), views(self.grads, self.sizes)
-        self._blocks = blocks(self.params, self.sizes)
+        self._tensors = tensors(self._w, self.params, self.sizes)
+        self._slopes = tensors(self._g, self.grads, self.sizes)
         self._logits, self._keep = Buffers(self.params.dtype), Buffers(self.params.dtype)
         self._kept: Kept | None = None
 
@@ -132,7 +134,7 @@ class TransformerPolicy:
             self._head(hidden, rows, get)
         else:
             rows[...] = 0
-            for some in _backbone.slices(len(hidden)):
+            for some in _slices(len(hidden)):
                 part = get("some logits", some.stop - some.start, self.vocab_size)
                 self._head(hidden[some], part, get)
                 rows[packed.cells[some]] = part
@@ -160,9 +162,9 @@ class TransformerPolicy:
         get = self._scratch.begin()
         packed = self._pack(prompts, responses, mask, get)
         out = np.zeros(responses.shape, self.params.dtype)
-        hidden = self._pass(packed, get)
+        hidden, _ = self._pass(packed, None, get)
         tokens, found = responses.reshape(-1), out.reshape(-1)
-        for some in _backbone.slices(len(hidden)):
+        for some in _slices(len(hidden)):
             cells, n = packed.cells[some], some.stop - some.start
             part = get("some logits", n, self.vocab_size)
             self._head(hidden[some], part, get)
@@ -177,7 +179,7 @@ class TransformerPolicy:
     def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
         """Accumulate gradients for the latest inputs; `d_logits` (B, T, V), `d_values` (B, T)."""
         assert self._kept is not None, "backward() before logits() or values()"
-        _, packed, rooms, hidden = self._kept
+        _, packed, room, hidden = self._kept
         C, M = self.sizes.width, len(packed.cells)
         if not M or (d_logits is None and d_values is None):
             return
@@ -185,8 +187,9 @@ class TransformerPolicy:
         d_hidden = get("d_picked", M, C)
         if d_logits is not None:
             d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed, get)
-            times(d_rows, self._w.table[: self.vocab_size], d_hidden, get)
-            accumulate(d_rows, hidden, self._g.table[: self.vocab_size], get)
+            table, d_table = (w.table[: self.vocab_size] for w in (self._w, self._g))
+            nn.product_jit(d_rows, table, nn.TIMES, 0, get.panel, d_hidden)
+            nn.product_jit(d_rows, hidden, nn.TURNED_TIMES, 0, get.panel, d_table)
             self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
         if d_values is not None:
             slopes = get("d_values", M)
@@ -203,9 +206,15 @@ class TransformerPolicy:
             spread[...] = 0
             spread[packed.picks] = d_hidden
             d_hidden = spread
-        _backbone.backward(d_hidden, packed, self._w, self._g, self.sizes.heads, rooms, get)
+        _backbone.backward(d_hidden, packed, self._tensors, self._slopes, self.sizes, room, get)
         kind = "backward" if d_logits is not None else "values_backward"
         self._charge(kind, _work.backward(packed, self.sizes), M)
+
+    def backward_of_nothing(self) -> None:
+        """`backward` through the blocks of no rows: compiles it, and nothing of `logits`."""
+        room, nothing = self._scratch.begin(), np.zeros((0, self.sizes.width), self.params.dtype)
+        activations = _backbone.kept(NOTHING, self.sizes, room, room)
+        _backbone.backward(nothing, NOTHING, self._tensors, self._slopes, self.sizes, activations, room)
 
     def sample(self, prompts: Int, uniforms: Float) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
@@ -223,7 +232,7 @@ class TransformerPolicy:
         one = np.ones((len(prompts), 1), self.params.dtype)
         replies = self._pack(prompts, out.responses[:, :1], one, get)
         model = _decoding.Model(
-            self._w, self._blocks, sizes, self.vocab_size, self.prompt_length, self.eos, self.never
+            self._tensors, sizes, self.vocab_size, self.prompt_length, self.eos, self.never
         )
         ends = _decoding.decode(model, replies, uniforms, out, get)
         lengths = out.mask.sum(axis=1).astype(np.int64)
@@ -260,32 +269,28 @@ class TransformerPolicy:
         room = self._keep.begin() if keep else get
         packed = self._pack(prompts, responses, mask, room)
         self._charge(kind, _work.forward(packed, self.sizes), 0)
-        if not keep:
-            return packed, self._pass(packed, get)
-        rooms = _backbone.kept(room, packed, self.sizes)
-        hidden = self._run(packed, rooms, room, get)
-        tokens = room.ints("prompts", *prompts.shape), room.ints("responses", *responses.shape)
-        copies = *tokens, room("mask", *mask.shape), room("params", len(self.params))
-        for copy, given in zip(copies, now, strict=True):
-            copy[...] = given
-        self._kept = Kept(copies, packed, rooms, hidden)
+        hidden, activations = self._pass(packed, room if keep else None, get)
+        if keep:
+            tokens = room.ints("prompts", *prompts.shape), room.ints("responses", *responses.shape)
+            copies = *tokens, room("mask", *mask.shape), room("params", len(self.params))
+            for copy, given in zip(copies, now, strict=True):
+                copy[...] = given
+            self._kept = Kept(copies, packed, activations, hidden)
         return packed, hidden
 
-    def _pass(self, packed: Packed, get: Buffers) -> Float:
-        """As `_run`, and nothing is kept."""
-        return self._run(packed, _backbone.passing(get, packed, self.sizes), get, get)
-
-    def _run(self, packed: Packed, rooms: _backbone.Rooms, room: Buffers, get: Buffers) -> Float:
-        """The last norm's output where there is a logit, which is in one of `rooms` or gets a place in `room`."""
-        hidden = _backbone.forward(packed, self._w, self.sizes.heads, rooms, get)
-        if len(packed.picks) == len(hidden):
-            return hidden
-        picked = room("hidden", len(packed.picks), self.sizes.width)
-        return np.take(hidden, packed.picks, axis=0, out=picked, mode="clip")  # "raise" takes a copy
+    def _pass(self, packed: Packed, keep: Buffers | None, get: Buffers) -> tuple[Float, Room]:
+        """The last norm's output where there is a logit, and what `backward` reads if it is to be kept."""
+        hidden, room = _backbone.forward(packed, self._tensors, self.sizes, keep, get)
+        if len(packed.picks) < len(hidden):
+            picked = (get if keep is None else keep)("hidden", len(packed.picks), self.sizes.width)
+            # "raise" takes a copy
+            hidden = np.take(hidden, packed.picks, axis=0, out=picked, mode="clip")
+        return hidden, room
 
     def _head(self, hidden: Float, out: Float, get: Buffers) -> None:
         """Writes logits (rows, V)."""
-        times_turned(hidden, self._w.table[: self.vocab_size], out, get)
+        table = self._w.table[: self.vocab_size]
+        nn.product_jit(hidden, table, nn.TIMES_TURNED, 0, get.panel, out)
         if self.never is not None:
             out[:, self.never] = NEVER
 
@@ -302,3 +307,9 @@ class TransformerPolicy:
     def _charge(self, kind: str, done: flops.Work, tokens: int) -> None:
         if self.charge is not None:
             self.charge(kind, done, tokens)
+
+
+@lru_cache(64)
+def _slices(rows: int) -> tuple[slice, ...]:
+    """As many rows at a time as stay in the cache from one product to the next."""
+    return tuple(slice(row, min(row + CHUNK, rows)) for row in range(0, rows, CHUNK))

@@ -1,0 +1,124 @@
+"""A transformer's tensors, a batch, and what forward and backward through the blocks leave and need."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ._check import Array
+
+__all__ = ["CHUNK", "TENSORS", "Back", "Room", "Rows", "Tensors"]
+
+CHUNK = 512
+"""Rows whose products and activations of the perceptron fill a second-level cache of 1 MiB at width 64."""
+TENSORS = GAIN1, SHIFT1, QKV, PROJ, PROJ_BIAS, GAIN2, SHIFT2, UP, UP_BIAS, DOWN, DOWN_BIAS = range(11)
+"""Of a block: x + proj(attention(qkv(norm1 x))), then x + down(gelu(up(norm2 x)))."""
+
+
+class Tensors(NamedTuple):
+    """Parameters of a transformer of L blocks and width C, or their gradients; perceptrons are 4 C wide.
+
+    Attributes
+    ----------
+    table, places : (tokens, C), (places, C)
+        What a token and its place are embedded as; logits are made of the table's rows, too.
+    gain, shift : (C,)
+        Of the last norm.
+    blocks : (L, size)
+        All tensors of a block, one after the other.
+    starts : (11,)
+        Where each of `TENSORS` begins.
+    """
+
+    table: Array
+    places: Array
+    gain: Array
+    shift: Array
+    blocks: Array
+    starts: Array
+
+
+class Rows(NamedTuple):
+    """A batch of N tokens.
+
+    Attributes
+    ----------
+    tokens, places : (N,)
+        Rows of the token table and of the position table.
+    spans : (S * 5,)
+        As `_attention` takes them: prompts, then responses after their prompts.
+    prompts, prompt_rows : int
+        How many of the spans, and of the rows, are prompts'.
+    """
+
+    tokens: Array
+    places: Array
+    spans: Array
+    prompts: int
+    prompt_rows: int
+
+
+class Room(NamedTuple):
+    """What the blocks work on, row after row, and block after block if all is `kept` for `backward`.
+
+    Of N rows R are responses'. What stands before attention, and `mixed`, has L N rows if it is kept, `stream` and
+    `normed` R more, of the last norm; what stands after attention has R less. Otherwise there are N rows of each,
+    of `slopes` and `active` as many as go together, and `mixed`, `inside` and `inside_normed` may be `normed`,
+    `stream` and `normed`, as moments may. `qkv` may have L N rows in any case.
+
+    Attributes
+    ----------
+    kept : bool
+    step : int
+        Weights of attention of each block; not kept, of each head and span.
+    stream, normed : of C numbers a row
+        What a block gets, and its norm; the last norm's is what all is for.
+    means, shares : of one
+        For the gradient of the norm.
+    qkv, mixed : of 3 C, of C
+        Queries, keys and values, and what attention makes of them.
+    weights : (step * L,) if kept, else (step,)
+        Of attention.
+    inside, inside_normed, inside_means, inside_shares : of C, C, 1, 1
+        What the perceptron gets.
+    slopes, active : of 4 C
+        GELU's slopes and results.
+    branch : (CHUNK or N * C,)
+        Scratch, as is what follows.
+    turned : (C / heads, longest)
+    spans : (S * 5,)
+    panel : (PANEL,)
+    """
+
+    kept: bool
+    step: int
+    stream: Array
+    normed: Array
+    means: Array
+    shares: Array
+    qkv: Array
+    mixed: Array
+    weights: Array
+    inside: Array
+    inside_normed: Array
+    inside_means: Array
+    inside_shares: Array
+    slopes: Array
+    active: Array
+    branch: Array
+    turned: Array
+    spans: Array
+    panel: Array
+
+
+class Back(NamedTuple):
+    """Scratch of `backward` for N rows: `stream`, `mixed`, `normed` (N * C,), `qkv` (N * 3 C,), the gradients of
+    these; `active` (CHUNK * 4 C,); `slopes` as long as the most weights of a span and head; `nothing` (C,).
+    """
+
+    stream: Array
+    mixed: Array
+    normed: Array
+    qkv: Array
+    active: Array
+    slopes: Array
+    nothing: Array
