@@ -70,6 +70,10 @@ class Room(NamedTuple):
     kept : bool
     step : int
         Weights of attention of each block; not kept, of each head and span.
+    spans : (S * 5,)
+        Scratch, if it is not kept.
+    panel : (PANEL,)
+        Scratch.
     stream, normed : of C numbers a row
         What a block gets, and its norm; the last norm's is what all is for.
     means, shares : of one
@@ -82,15 +86,15 @@ class Room(NamedTuple):
         What the perceptron gets.
     slopes, active : of 4 C
         GELU's slopes and results.
-    branch : (CHUNK or N * C,)
-        Scratch, as is what follows.
-    turned : (C / heads, longest)
-    spans : (S * 5,)
-    panel : (PANEL,)
+    branch : (N * C,)
+    turned : (C / heads * longest,)
+        Scratch.
     """
 
     kept: bool
     step: int
+    spans: Array
+    panel: Array
     stream: Array
     normed: Array
     means: Array
@@ -106,8 +110,6 @@ class Room(NamedTuple):
     active: Array
     branch: Array
     turned: Array
-    spans: Array
-    panel: Array
 
 
 class Back(NamedTuple):

@@ -34,9 +34,9 @@ def backward(
         get("d_stream", N * C),
         get("d_mixed", N * C),
         get("d_normed", N * C),
-        get("d_qkv", 3 * N * C),
+        get("d_qkv", N * 3 * C),
         get("d_active", min(CHUNK, N) * 4 * C),
-        get("slopes", packed.widest),
+        get("slopes of weights", packed.widest),
         get("nothing", C),
     )
     # Scratch of the pass forward may be another call's by now.
@@ -64,13 +64,16 @@ def kept(packed: Packed, sizes: Sizes, keep: Buffers, get: Buffers) -> Room:
     N, C, L = packed.rows, sizes.width, sizes.layers
     ends = N - packed.prompt_rows
     before, after = L * N, (L - 1) * N + ends
+    entries = before + ends
     return Room(
         True,
         packed.weights,
-        keep("stream", (before + ends) * C),
-        keep("normed", (before + ends) * C),
-        keep("means", before + ends),
-        keep("shares", before + ends),
+        packed.spans.reshape(-1),
+        get.panel,
+        keep("stream", entries * C),
+        keep("normed", entries * C),
+        keep("means", entries),
+        keep("shares", entries),
         keep("qkv", before * 3 * C),
         keep("mixed", before * C),
         keep("weights", L * packed.weights),
@@ -82,39 +85,25 @@ def kept(packed: Packed, sizes: Sizes, keep: Buffers, get: Buffers) -> Room:
         keep("active", after * 4 * C),
         get("branch", N * C),
         get("turned", C // sizes.heads * packed.longest),
-        packed.spans.reshape(-1),
-        get.panel,
     )
 
 
 def passing(packed: Packed, sizes: Sizes, get: Buffers) -> Room:
     """Room that blocks take one after the other, where no pass backward follows: most things share a place."""
-    N, C = packed.rows, sizes.width
-    stream, normed, means, shares = (
-        get("stream", N * C),
-        get("normed", N * C),
-        get("means", N),
-        get("shares", N),
-    )
-    step, some = sizes.heads * packed.widest, min(CHUNK, N) * 4 * C
+    N, C, step, some = packed.rows, sizes.width, sizes.heads * packed.widest, min(CHUNK, packed.rows)
+    entry = get("stream", N * C), get("normed", N * C), get("means", N), get("shares", N)
     return Room(
         False,
         step,
-        stream,
-        normed,
-        means,
-        shares,
-        get("qkv", N * 3 * C),
-        normed,
-        get("weights", step),
-        stream,
-        normed,
-        means,
-        shares,
-        get("slopes", some),
-        get("active", some),
-        get("branch", N * C),
-        get("turned", C // sizes.heads * packed.longest),
         get.ints("own spans", packed.spans.size),
         get.panel,
+        *entry,
+        get("qkv", N * 3 * C),
+        entry[1],
+        get("weights", step),
+        *entry,
+        get("slopes", some * 4 * C),
+        get("active", some * 4 * C),
+        get("branch", N * C),
+        get("turned", C // sizes.heads * packed.longest),
     )
