@@ -71,13 +71,13 @@ def seen(rows, room, begin):
 def forward_jit(code, tensors, heads, rows, room):
     """As `forward`; `code` has the addresses of `calls` for the arrays' type."""
     N, L, C = rows.tokens.shape[0], tensors.blocks.shape[0], tensors.table.shape[1]
-    stream, normed = cut(room.stream, START, N, C), cut(room.normed, START, N, C)
+    stream, normed = cut(room.memory, room.stream, START, N, C), cut(room.memory, room.normed, START, N, C)
     call(embedding_jit, code[EMBED], (rows.tokens, rows.places, tensors.table, tensors.places, stream))
     gain, shift = (
         piece(tensors.blocks[0], tensors.starts[GAIN1], C),
         piece(tensors.blocks[0], tensors.starts[SHIFT1], C),
     )
-    means, shares = piece(room.means, START, N), piece(room.shares, START, N)
+    means, shares = piece(room.memory, room.means + START, N), piece(room.memory, room.shares + START, N)
     call(layer_norm_jit, code[NORM], (stream, gain, shift, means, shares, normed))
     for i in range(L):
         begin = rows.prompt_rows if i + 1 == L else START
@@ -94,18 +94,20 @@ def _attend(code, tensors, heads, rows, room, i, begin):
     own, queried = N - begin, i * N if room.qkv.shape[0] > 3 * C * N else START
     w, panel = block(tensors.blocks[i], tensors.starts[QKV], C, 3 * C), room.panel
     if begin > 0:
-        x, y = cut(room.normed, at, begin, C), cut(room.qkv, queried, begin, 3 * C)
+        x, y = cut(room.memory, room.normed, at, begin, C), cut(room.qkv, START, queried, begin, 3 * C)
         call(product_jit, code[PRODUCT], (x, w, TIMES, C, panel, y))
     if own > 0:
-        x, y = cut(room.normed, at + begin, own, C), cut(room.qkv, queried + begin, own, 3 * C)
+        x, y = (
+            cut(room.memory, room.normed, at + begin, own, C),
+            cut(room.qkv, START, queried + begin, own, 3 * C),
+        )
         call(product_jit, code[PRODUCT], (x, w, TIMES, START, panel, y))
-        qkv, mixed = cut(room.qkv, queried, N, 3 * C), cut(room.mixed, at, N, C)
-        weights = piece(room.weights, i * room.step if room.kept else START, room.step)
-        D = C // heads
-        turned = block(room.turned, START, D, room.turned.shape[0] // D)
+        qkv, mixed = cut(room.qkv, START, queried, N, 3 * C), cut(room.memory, room.mixed, at, N, C)
+        weights = piece(room.memory, room.weights + (i * room.step if room.kept else START), room.step)
+        turned = block(room.scratch, N * C, C // heads, rows.longest)
         spans = seen(rows, room, begin)
         call(attention_jit, code[ATTEND], (qkv, spans, heads, turned, weights, mixed))
-        x, branch = cut(room.mixed, at + begin, own, C), cut(room.branch, START, own, C)
+        x, branch = cut(room.memory, room.mixed, at + begin, own, C), cut(room.scratch, START, START, own, C)
         call(
             product_jit,
             code[PRODUCT],
@@ -115,15 +117,15 @@ def _attend(code, tensors, heads, rows, room, i, begin):
             residual_norm_jit,
             code[RESIDUAL],
             (
-                cut(room.stream, at + begin, own, C),
+                cut(room.memory, room.stream, at + begin, own, C),
                 branch,
                 piece(tensors.blocks[i], tensors.starts[PROJ_BIAS], C),
                 piece(tensors.blocks[i], tensors.starts[GAIN2], C),
                 piece(tensors.blocks[i], tensors.starts[SHIFT2], C),
-                piece(room.inside_means, inside, own),
-                piece(room.inside_shares, inside, own),
-                cut(room.inside, inside, own, C),
-                cut(room.inside_normed, inside, own, C),
+                piece(room.memory, room.inside_means + inside, own),
+                piece(room.memory, room.inside_shares + inside, own),
+                cut(room.memory, room.inside, inside, own, C),
+                cut(room.memory, room.inside_normed, inside, own, C),
             ),
         )
 
@@ -153,9 +155,12 @@ def _feed_forward(code, tensors, room, N, i, begin):
         if room.kept:
             at, after = i * N + row - begin, (i + 1) * N + row - begin
         active_at = at if room.kept else START
-        slopes, active = cut(room.slopes, active_at, n, 4 * C), cut(room.active, active_at, n, 4 * C)
-        branch = cut(room.branch, START, n, C)
-        x = cut(room.inside_normed, at, n, C)
+        slopes, active = (
+            cut(room.memory, room.slopes, active_at, n, 4 * C),
+            cut(room.memory, room.active, active_at, n, 4 * C),
+        )
+        branch = cut(room.scratch, START, START, n, C)
+        x = cut(room.memory, room.inside_normed, at, n, C)
         call(product_jit, code[PRODUCT], (x, up, TIMES, START, panel, slopes))
         call(gelu_jit, code[GELU], (up_bias, slopes, active))
         call(product_jit, code[PRODUCT], (active, down, TIMES, START, panel, branch))
@@ -163,14 +168,14 @@ def _feed_forward(code, tensors, room, N, i, begin):
             residual_norm_jit,
             code[RESIDUAL],
             (
-                cut(room.inside, at, n, C),
+                cut(room.memory, room.inside, at, n, C),
                 branch,
                 down_bias,
                 gain,
                 shift,
-                piece(room.means, after, n),
-                piece(room.shares, after, n),
-                cut(room.stream, after, n, C),
-                cut(room.normed, after, n, C),
+                piece(room.memory, room.means + after, n),
+                piece(room.memory, room.shares + after, n),
+                cut(room.memory, room.stream, after, n, C),
+                cut(room.memory, room.normed, after, n, C),
             ),
         )

@@ -72,9 +72,9 @@ def block(x, start, rows, columns):
     return x[start : start + rows * columns].reshape(rows, columns)
 
 
-def cut(x, row, rows, columns):
-    """Rows of a flat array from one on, of so many columns each, as (rows, columns)."""
-    return block(x, row * columns, rows, columns)
+def cut(x, start, row, rows, columns):
+    """Some rows, from one on, of a table (..., columns) that lies in a flat array from `start` on."""
+    return block(x, start + row * columns, rows, columns)
 
 
 @type_callable(piece)
@@ -83,7 +83,6 @@ def _type_piece(context):
 
 
 @type_callable(block)
-@type_callable(cut)
 def _type_block(context):
     def typed(x, start, rows, columns):
         return x.copy(ndim=2) if isinstance(x, types.Array) and x.ndim == 1 else None
@@ -91,14 +90,20 @@ def _type_block(context):
     return typed
 
 
-@lower_builtin(cut, types.Array, types.Integer, types.Integer, types.Integer)
+@type_callable(cut)
+def _type_cut(context):
+    def typed(x, start, row, rows, columns):
+        return x.copy(ndim=2) if isinstance(x, types.Array) and x.ndim == 1 else None
+
+    return typed
+
+
+@lower_builtin(cut, types.Array, types.Integer, types.Integer, types.Integer, types.Integer)
 def _lower_rows(context, builder, sig, args):
-    x, row, rows, columns = args
-    start = builder.mul(
-        *(context.cast(builder, *pair, types.intp) for pair in ((row, sig.args[1]), (columns, sig.args[3])))
-    )
-    kinds = (sig.args[0], types.intp, *sig.args[2:])
-    return _lower_cut(context, builder, sig.replace(args=kinds), (x, start, rows, columns))
+    start, row, columns = (context.cast(builder, args[n], sig.args[n], types.intp) for n in (1, 2, 4))
+    begin = builder.add(start, builder.mul(row, columns))
+    kinds = sig.args[0], types.intp, *sig.args[3:]
+    return _lower_cut(context, builder, sig.replace(args=kinds), (args[0], begin, *args[3:]))
 
 
 @lower_builtin(piece, types.Array, types.Integer, types.Integer)

@@ -48,6 +48,8 @@ class Rows(NamedTuple):
         As `_attention` takes them: prompts, then responses after their prompts.
     prompts, prompt_rows : int
         How many of the spans, and of the rows, are prompts'.
+    longest, widest : int
+        Most keys of a span; most weights of a span and head.
     """
 
     tokens: Array
@@ -55,6 +57,8 @@ class Rows(NamedTuple):
     spans: Array
     prompts: int
     prompt_rows: int
+    longest: int
+    widest: int
 
 
 class Room(NamedTuple):
@@ -63,7 +67,7 @@ class Room(NamedTuple):
     Of N rows R are responses'. What stands before attention, and `mixed`, has L N rows if it is kept, `stream` and
     `normed` R more, of the last norm; what stands after attention has R less. Otherwise there are N rows of each,
     of `slopes` and `active` as many as go together, and `mixed`, `inside` and `inside_normed` may be `normed`,
-    `stream` and `normed`, as moments may. `qkv` may have L N rows in any case.
+    `stream` and `normed`, as moments may.
 
     Attributes
     ----------
@@ -74,53 +78,59 @@ class Room(NamedTuple):
         Scratch, if it is not kept.
     panel : (PANEL,)
         Scratch.
+    scratch : (N * C + C / heads * longest,)
+    qkv : (L * N * 3 C,) or, if it is not kept, (N * 3 C,)
+        Queries, keys and values.
+    memory : (size,)
+        All that follows, of which it is said where it begins.
     stream, normed : of C numbers a row
         What a block gets, and its norm; the last norm's is what all is for.
     means, shares : of one
         For the gradient of the norm.
-    qkv, mixed : of 3 C, of C
-        Queries, keys and values, and what attention makes of them.
-    weights : (step * L,) if kept, else (step,)
-        Of attention.
+    mixed : of C
+        What attention makes of `qkv`.
     inside, inside_normed, inside_means, inside_shares : of C, C, 1, 1
         What the perceptron gets.
+    weights : step * L if kept, else step
+        Of attention.
     slopes, active : of 4 C
         GELU's slopes and results.
-    branch : (N * C,)
-    turned : (C / heads * longest,)
-        Scratch.
     """
 
     kept: bool
     step: int
     spans: Array
     panel: Array
-    stream: Array
-    normed: Array
-    means: Array
-    shares: Array
+    scratch: Array
     qkv: Array
-    mixed: Array
-    weights: Array
-    inside: Array
-    inside_normed: Array
-    inside_means: Array
-    inside_shares: Array
-    slopes: Array
-    active: Array
-    branch: Array
-    turned: Array
+    memory: Array
+    stream: int
+    normed: int
+    means: int
+    shares: int
+    mixed: int
+    inside: int
+    inside_normed: int
+    inside_means: int
+    inside_shares: int
+    weights: int
+    slopes: int
+    active: int
 
 
 class Back(NamedTuple):
-    """Scratch of `backward` for N rows: `stream`, `mixed`, `normed` (N * C,), `qkv` (N * 3 C,), the gradients of
-    these; `active` (CHUNK * 4 C,); `slopes` as long as the most weights of a span and head; `nothing` (C,).
+    """Scratch of `backward` for N rows, all in one `memory`, and where each thing begins.
+
+    `stream`, `mixed`, `normed` (N * C,) and `qkv` (N * 3 C,) are gradients of these, `active` (CHUNK * 4 C,) too;
+    `slopes` as long as the most weights of a span and head; `nothing` (C,); `turned` (C / heads * longest,).
     """
 
-    stream: Array
-    mixed: Array
-    normed: Array
-    qkv: Array
-    active: Array
-    slopes: Array
-    nothing: Array
+    memory: Array
+    stream: int
+    mixed: int
+    normed: int
+    qkv: int
+    active: int
+    slopes: int
+    nothing: int
+    turned: int

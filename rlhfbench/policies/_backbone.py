@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from kernels import passes
 from kernels.passes import CHUNK, Back, Room, Rows, Tensors
 
 from ..types import Float
-from ._buffers import Buffers
+from ._buffers import LINE, Buffers
 from ._packed import Packed
 from ._weights import Sizes
 
@@ -18,11 +20,11 @@ def forward(
 
     What `backward` reads again lies in `keep`; without it, nothing is kept.
     """
+    C, own = sizes.width, packed.rows - packed.prompt_rows
     room = passing(packed, sizes, get) if keep is None else kept(packed, sizes, keep, get)
     passes.forward(tensors, sizes.heads, rows_of(packed), room)
-    first = packed.prompt_rows if keep is None else sizes.layers * packed.rows
-    responses = packed.rows - packed.prompt_rows
-    return room.normed.reshape(-1, sizes.width)[first : first + responses], room
+    start = room.normed + C * (packed.prompt_rows if keep is None else sizes.layers * packed.rows)
+    return room.memory[start : start + own * C].reshape(own, C), room
 
 
 def backward(
@@ -30,17 +32,9 @@ def backward(
 ) -> None:
     """Accumulates into `grads`, from the gradient of what `forward` gave."""
     N, C = packed.rows, sizes.width
-    back = Back(
-        get("d_stream", N * C),
-        get("d_mixed", N * C),
-        get("d_normed", N * C),
-        get("d_qkv", N * 3 * C),
-        get("d_active", min(CHUNK, N) * 4 * C),
-        get("slopes of weights", packed.widest),
-        get("nothing", C),
-    )
-    # Scratch of the pass forward may be another call's by now.
-    room = room._replace(turned=get("turned", C // sizes.heads * packed.longest))
+    rows = N * C, N * C, N * C, N * 3 * C, min(CHUNK, N) * 4 * C
+    starts, size = laid_out(*rows, packed.widest, C, C // sizes.heads * packed.longest)
+    back = Back(get("backward", size), *starts)
     passes.backward(tensors, grads, sizes.heads, rows_of(packed), room, back, d_hidden)
 
 
@@ -56,54 +50,40 @@ def keys_and_values(packed: Packed, tensors: Tensors, sizes: Sizes, get: Buffers
 
 def rows_of(packed: Packed) -> Rows:
     """As the kernels take it."""
-    return Rows(packed.tokens, packed.places, packed.spans.reshape(-1), packed.prompts, packed.prompt_rows)
+    facts = packed.prompts, packed.prompt_rows, packed.longest, packed.widest
+    return Rows(packed.tokens, packed.places, packed.spans.reshape(-1), *facts)
 
 
 def kept(packed: Packed, sizes: Sizes, keep: Buffers, get: Buffers) -> Room:
     """Room of its own for all that `backward` reads again."""
     N, C, L = packed.rows, sizes.width, sizes.layers
-    ends = N - packed.prompt_rows
-    before, after = L * N, (L - 1) * N + ends
-    entries = before + ends
-    return Room(
-        True,
-        packed.weights,
-        packed.spans.reshape(-1),
-        get.panel,
-        keep("stream", entries * C),
-        keep("normed", entries * C),
-        keep("means", entries),
-        keep("shares", entries),
-        keep("qkv", before * 3 * C),
-        keep("mixed", before * C),
-        keep("weights", L * packed.weights),
-        keep("inside", after * C),
-        keep("inside normed", after * C),
-        keep("inside means", after),
-        keep("inside shares", after),
-        keep("slopes", after * 4 * C),
-        keep("active", after * 4 * C),
-        get("branch", N * C),
-        get("turned", C // sizes.heads * packed.longest),
+    before, ends = L * N, N - packed.prompt_rows
+    entries, after = before + ends, before - N + ends
+    starts, size = laid_out(
+        *(entries * C, entries * C, entries, entries),
+        before * C,
+        *(after * C, after * C, after, after),
+        L * packed.weights,
+        *(after * 4 * C, after * 4 * C),
     )
+    spans, qkv, memory = packed.spans.reshape(-1), keep("qkv", before * 3 * C), keep("activations", size)
+    return Room(True, packed.weights, spans, get.panel, scratch(packed, sizes, get), qkv, memory, *starts)
 
 
 def passing(packed: Packed, sizes: Sizes, get: Buffers) -> Room:
     """Room that blocks take one after the other, where no pass backward follows: most things share a place."""
     N, C, step, some = packed.rows, sizes.width, sizes.heads * packed.widest, min(CHUNK, packed.rows)
-    entry = get("stream", N * C), get("normed", N * C), get("means", N), get("shares", N)
-    return Room(
-        False,
-        step,
-        get.ints("own spans", packed.spans.size),
-        get.panel,
-        *entry,
-        get("qkv", N * 3 * C),
-        entry[1],
-        get("weights", step),
-        *entry,
-        get("slopes", some * 4 * C),
-        get("active", some * 4 * C),
-        get("branch", N * C),
-        get("turned", C // sizes.heads * packed.longest),
-    )
+    (*entry, weights, slopes, active), size = laid_out(N * C, N * C, N, N, step, some * 4 * C, some * 4 * C)
+    spans, qkv, memory = get.ints("own spans", packed.spans.size), get("qkv", N * 3 * C), get("forward", size)
+    places = *entry, entry[1], *entry, weights, slopes, active
+    return Room(False, step, spans, get.panel, scratch(packed, sizes, get), qkv, memory, *places)
+
+
+def scratch(packed: Packed, sizes: Sizes, get: Buffers) -> Float:
+    return get("branch", packed.rows * sizes.width + sizes.width // sizes.heads * packed.longest)
+
+
+def laid_out(*sizes: int) -> tuple[list[int], int]:
+    """Where arrays of these sizes begin in one that has room for all, each at a cache line's beginning; its size."""
+    *starts, size = accumulate((-(-size // LINE) * LINE for size in sizes), initial=0)
+    return starts, size
