@@ -16,9 +16,11 @@ from benchmarks.transformer_cases import Size
 from benchmarks.transformer_goals import OURS, PPO, TRL
 from benchmarks.turns import SETTINGS
 from rlhfbench.jobs import open_task
+from rlhfbench.plan import TRANSFORMER_EPISODES
 from rlhfbench.policy_choice import TransformerSizes
 from rlhfbench.registry import parse_arm
 from rlhfbench.rewards.transformer_training import RewardModelConfig
+from rlhfbench.run import CHECKPOINTS
 from rlhfbench.seeding import stream
 from rlhfbench.sft import SFT
 
@@ -30,10 +32,13 @@ TRAINING = {
     "PPO": ("PPO, rollouts", "PPO, updates"),
 }
 """Our phases that do what one of TRL's trainers does."""
+EVALUATION = "evaluation"
+EVALUATED = tuple(f"{EVALUATION}: {what}" for what in ("replies", "scores", "KL, entropy"))
+"""Our phases of a point of a curve."""
 
 
 class Part(NamedTuple):
-    """What a seed of the job needs of one of TRL's trainers: how many updates of what size."""
+    """What a seed of the job needs of one of TRL's trainers: how many updates, or evaluations, of what size."""
 
     side: str
     case: str
@@ -44,7 +49,7 @@ class Part(NamedTuple):
 def job_parts() -> dict[str, Part]:
     """`compare ppo dpo` as it is by default."""
     task: Any = open_task("sentences", None).for_seed(stream(0, "split"))
-    ppo, dpo = (parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo"))
+    arms = ppo, dpo = [parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo")]
     tuning, scoring, chosen = SFT["transformer"], RewardModelConfig(), TransformerSizes()
     size = Size(
         width=chosen.width,
@@ -62,11 +67,13 @@ def job_parts() -> dict[str, Part]:
         return Part(TRL, case, updates, size._replace(rows=config.batch_size))
 
     passes = tuning.passes(-(-task.demos // tuning.batch_size))
+    points = len(arms) * (CHECKPOINTS + 1)
     return {
         "SFT": learner("sft", tuning, task.demos, passes),
         "reward model": learner("reward", scoring, task.pairs * (1 - scoring.validation)),
         "DPO": learner("dpo", dpo, task.pairs),
         "PPO": Part(PPO, "ppo", ppo.updates, rollout),
+        EVALUATION: Part(TRL, "evaluate", points, size._replace(rows=TRANSFORMER_EPISODES)),
     }
 
 
@@ -134,7 +141,7 @@ class Line(NamedTuple):
 
 
 def lines(job: dict[str, Any]) -> list[Line]:
-    """Training by trainer, all training, then what TRL's side does not do, then all of a seed.
+    """Training by trainer, all of it, evaluation, then what TRL's side does not do, then all of a seed.
 
     Seconds are the command's, shared out as those of the seeds that were taken apart, perhaps at another hour.
     """
@@ -148,11 +155,12 @@ def lines(job: dict[str, Any]) -> list[Line]:
 
     trl = {name: multiplied(part) for name, part in job["parts"].items()}
     ours = {phase for phases in TRAINING.values() for phase in phases}
-    known = [taken for taken in trl.values() if taken is not None]
+    known = [taken for name in TRAINING if (taken := trl[name]) is not None]
     rest = sorted(set(seconds) - ours, key=lambda phase: -seconds[phase])
     return [
         *(line(name, phases, trl[name]) for name, phases in TRAINING.items()),
-        line("all training", ours, sum(known) if len(known) == len(trl) else None),
+        line("all training", ours, sum(known) if len(known) == len(TRAINING) else None),
+        line("all evaluation", EVALUATED, trl.get(EVALUATION)),
         *(line(phase, [phase]) for phase in rest),
         line("a seed", seconds),
     ]

@@ -82,7 +82,13 @@ def _job(found: Found) -> Iterator[str]:
         times = ("not measured", "") if taken is None else (duration(taken), duration(seed or 0.0))
         rows.append([name, shape, str(part["updates"]), *times])
     if rows:
-        header = ("TRL's trainer", "an update", "updates a seed", "one takes", "a seed, multiplied out")
+        header = (
+            "TRL's side",
+            "an update, or a point",
+            "how many a seed",
+            "one takes",
+            "a seed, multiplied out",
+        )
         yield "### Ten seeds with TRL\n\n" + grid(header, rows)
 
 

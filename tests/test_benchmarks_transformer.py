@@ -136,6 +136,7 @@ def test_the_job_has_the_sizes_of_the_default_comparison() -> None:
     assert {(part.size.prompt, part.size.length) for part in parts.values()} == {(2, 12)}
     assert parts["PPO"].size.rows % parts["PPO"].size.minibatches == 0
     assert all(part.updates > 0 for part in parts.values())
+    assert parts["evaluation"].updates == 42
     assert parts["SFT"].updates == 500  # 2,000 demonstrations, 16 at a time, until 480 steps have been made
 
 
@@ -206,7 +207,7 @@ def test_the_job_is_multiplied_out() -> None:
 
 
 def job(**more: Any) -> dict[str, Any]:
-    """Ten seeds of 8 s on two cores, of which half trains, beside TRL's 30 s a seed."""
+    """Ten seeds of 8 s on two cores, of which half trains, beside TRL's 30 s of training and 6 of evaluation a seed."""
     size = cases.Size()._asdict()
     sides = {"SFT": "TRL", "reward model": "TRL", "DPO": "TRL", "PPO": "TRL PPO"}
     parts = {
@@ -214,6 +215,7 @@ def job(**more: Any) -> dict[str, Any]:
         for name, trainer in sides.items()
     }
     seconds = {"SFT": 0.5, "reward model": 0.25, "DPO": 0.25, "PPO, rollouts": 1.0, "PPO, updates": 2.0}
+    parts["evaluation"] = {"updates": 3, "size": size, "side": "TRL", "seconds": 2.0}
     seconds["evaluation: scores"] = 4.0
     flops = dict.fromkeys(seconds, 100)
     kinds = {"matrix products": 4.0, "attention": 3.0, "Python and NumPy": 1.0}
@@ -226,9 +228,11 @@ def test_our_seeds_are_taken_apart() -> None:
     lines = {line.name: line for line in transformer_job.lines(job())}
     assert lines["PPO"].seconds == pytest.approx(3.0)
     assert lines["all training"][1:] == (pytest.approx(4.0), 500, 30.0)
+    assert lines["all evaluation"][1:] == (pytest.approx(4.0), 100, 6.0)
     assert lines["a seed"][1:] == (pytest.approx(8.0), 600, None)
     text = transformer_text.markdown(found()._replace(job=job()))
     assert "| all training | 4 s | 50% | 0.0 | 0 | 30 s | 7.5 × |" in text
+    assert "| all evaluation | 4 s | 50% | 0.0 | 0 | 6 s | 1.5 × |" in text
     assert "| evaluation: scores | 4 s | 50% | 0.0 | 0 |  |  |" in text
     assert "| starting the command, reporting | 1.0 |" in text
     assert "| cores that waited | 5.0 |" in text
@@ -281,7 +285,7 @@ def test_the_floor_of_ten_seeds_has_the_products_of_the_narrow_case() -> None:
     records = {"PPO update, width 32": record}
     profiles = {"PPO update, width 32": {"flops": {"logits": 50, "losses": 30}}}
     (only,) = transformer_floors.floors(goals.Found("a machine", records, profiles, job()))
-    assert (only.asked, only.flops, only.least, only.products) == (10.0, 6000, 30.0, 37.5)
+    assert (only.asked, only.flops, only.least, only.products) == (12.0, 6000, 30.0, 37.5)
     assert only.verdict == "beyond the peak"
     assert list(transformer_floors.floors(goals.Found("a machine", records, {}, job()))) == []
 

@@ -235,25 +235,52 @@ def ppo(size: Size) -> None:
     )
 
 
-def generate(size: Size) -> None:
-    model, prompts = language_model(size).eval(), torch.tensor(draw(size, size.rows, size.prompt))
+def sampler(size: Size, model: transformers.GPT2LMHeadModel) -> Callable[[], Any]:
+    """A call that draws replies to the same prompts, none of which ends early."""
+    prompts = torch.tensor(draw(size, size.rows, size.prompt))
     model.generation_config.eos_token_id = None
     seen = torch.ones_like(prompts)
     how = transformers.GenerationConfig(
         max_new_tokens=size.length, do_sample=True, top_k=0, top_p=1.0, pad_token_id=size.vocab
     )
 
-    def call() -> Any:
+    def sample() -> Any:
         with torch.inference_mode():
             return model.generate(prompts, attention_mask=seen, generation_config=how)
 
     for _ in range(2):
-        assert call().shape == (size.rows, size.prompt + size.length)
-    serve(call, about())
+        assert sample().shape == (size.rows, size.prompt + size.length)
+    return sample
+
+
+def generate(size: Size) -> None:
+    serve(sampler(size, language_model(size).eval()), about())
+
+
+def evaluate(size: Size) -> None:
+    """A point of a curve: replies, their reward, and KL and entropy over the vocabulary against a reference."""
+    policy, reference, rewards = (
+        model.eval() for model in (language_model(size), language_model(size), scorer(size))
+    )
+    sample = sampler(size, policy)
+    states = slice(size.prompt - 1, -1)
+
+    @torch.inference_mode()
+    def point() -> list[float]:
+        replies = sample()
+        scores = rewards(replies, attention_mask=torch.ones_like(replies)).logits
+        logits, ref_logits = (model(replies).logits[:, states] for model in (policy, reference))
+        logp, ref_logp = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+        p = logp.exp()
+        kl, entropy = (p * (logp - ref_logp)).sum(-1), -(p * logp).sum(-1)
+        return [scores.mean().item(), kl.sum(-1).mean().item(), entropy.sum(-1).mean().item()]
+
+    point()
+    serve(point, about())
 
 
 CASES: dict[str, Callable[[Size], None]] = {
-    case.__name__: case for case in (sft, reward, dpo, grpo, ppo, generate)
+    case.__name__: case for case in (sft, reward, dpo, grpo, ppo, generate, evaluate)
 }
 
 if __name__ == "__main__":
