@@ -37,8 +37,8 @@ ROWS = 6
 """Of the left factor at a time."""
 DEEP = 64
 """Rows of a panel: with 64 columns of float32 they fill half of a first-level cache of 32 KiB."""
-TALL, SUMMED = 86 * ROWS, 8 * DEEP
-"""Rows of the left factor that go together: of the product, and of a sum over rows."""
+TALL = 86 * ROWS
+"""Rows of the left factor that go together, if they are rows of the product."""
 PANEL = DEEP * 64
 """Elements of the scratch that each product takes."""
 _REGISTER = _BYTES // 4
@@ -223,9 +223,11 @@ def product_jit(a, b, kind, skip, panel, out):
     first = skip if kind == TIMES_TURNED else 0
     width_ = panel_width(b[0] if kind == PACKED else panel)
     panels = -(-out.shape[1] // width_)
-    # Blocks of rows of the left factor, whose columns' sums stay in the second-level cache until they are complete.
-    for begin in range(0, a.shape[0], SUMMED if turned else TALL):
-        end = min(begin + (SUMMED if turned else TALL), a.shape[0])
+    # Sums of tall blocks, column by column, stay in the second-level cache until they are complete; where rows are
+    # summed over, few of them stay in the first-level cache for all columns.
+    height = DEEP if turned else TALL
+    for begin in range(0, a.shape[0], height):
+        end = min(begin + height, a.shape[0])
         top, bottom = (START, out.shape[0]) if turned else (begin, end)
         start, deep = (begin, end) if turned else (first, a.shape[1])
         for j in range(0 if kind == TIMES_TURNED else skip, out.shape[1], width_):
