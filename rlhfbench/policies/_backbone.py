@@ -41,7 +41,7 @@ class Room(Entry):
         super().__init__(get, name, rows, C)
         self.begin, self.spans = begin, packed.spans[packed.prompts if begin else 0 :]
         self.qkv, self.mixed = get(f"{name}qkv", rows, 3 * C), get(f"{name}mixed", rows, C)
-        self.weights = get(f"{name}weights", packed.weights)
+        self.weights = get(f"{name}weights", nn.with_room(packed.weights, packed.longest))
         self.stream2, self.normed2 = get(f"{name}inside", 2, own, C)
         self.means2, self.shares2 = get(f"{name}inside moments", 2, own)
         self.slopes, self.active = get(f"{name}perceptron", 2, own, 4 * C)
@@ -61,7 +61,7 @@ class Passing(Room):
         self.begin, self.spans = begin, get.ints(f"spans from {begin}", *spans.shape)
         self.spans[:, :-1], self.spans[:, -1] = spans[:, :-1], 0
         self.qkv, self.mixed = get("qkv", rows, 3 * C), self.normed1
-        self.weights = get("weights", heads * packed.widest)
+        self.weights = get("weights", nn.with_room(heads * packed.widest, packed.longest))
         self.stream2, self.normed2 = self.stream1[begin:], self.normed1[begin:]
         self.means2, self.shares2 = self.means1[begin:], self.shares1[begin:]
         self.slopes, self.active = get("perceptron", 2, min(CHUNK, rows), 4 * C)
@@ -133,7 +133,7 @@ def attend(packed: Packed, layer: Layer, heads: int, room: Room, get: Buffers) -
     """The block's first half: stream1, normed1 -> stream2, normed2."""
     C, begin = room.normed1.shape[1], room.begin
     project(layer, room.normed1, begin, room.qkv, get)
-    turned = get("turned", C // heads, packed.longest)
+    turned = get("turned", *nn.turned_shape(C // heads, packed.longest))
     nn.attention_jit(room.qkv, room.spans, heads, turned, room.weights, room.mixed)
     branch = get("branch", packed.rows - begin, C)
     times(room.mixed[begin:], layer.proj, branch, get)
@@ -255,7 +255,8 @@ def attend_backward(
     times_turned(d_stream[begin:], layer.proj, d_mixed[begin:], get)
     d_qkv = get("d_qkv", rows, 3 * C)
     d_qkv[:, C:] = 0
-    turned, slopes = get("turned", C // heads, packed.longest), get("slopes", packed.widest)
+    turned = get("turned", *nn.turned_shape(C // heads, packed.longest))
+    slopes = get("slopes", nn.with_room(packed.widest, packed.longest))
     nn.attention_backward_jit(d_mixed, room.qkv, room.weights, room.spans, heads, turned, slopes, d_qkv)
     d_normed = get("d_normed", rows, C)
     if begin:
