@@ -170,13 +170,13 @@ def _attend_backward(code, tensors, grads, heads, rows, room, back, i, begin):
     for n in range(N):
         d_qkv[n, C:] = 0
     weights = piece(room.memory, room.weights + i * room.step, room.step)
-    turned = block(back.memory, back.turned, C // heads, rows.longest)
+    turned = block(back.memory, back.turned, rows.turned[0], rows.turned[1])
     qkv, d_all, spans = (
         cut(room.qkv, START, at, N, 3 * C),
         cut(back.memory, back.mixed, START, N, C),
         seen(rows, room, begin),
     )
-    slopes = piece(back.memory, back.slopes, rows.widest)
+    slopes = piece(back.memory, back.slopes, rows.slopes)
     attend = d_all, qkv, weights, spans, heads, turned, slopes, d_qkv
     call(attention_backward_jit, code[ATTEND], attend)
     w, d_w = (

@@ -104,7 +104,7 @@ def _attend(code, tensors, heads, rows, room, i, begin):
         call(product_jit, code[PRODUCT], (x, w, TIMES, START, panel, y))
         qkv, mixed = cut(room.qkv, START, queried, N, 3 * C), cut(room.memory, room.mixed, at, N, C)
         weights = piece(room.memory, room.weights + (i * room.step if room.kept else START), room.step)
-        turned = block(room.scratch, N * C, C // heads, rows.longest)
+        turned = block(room.scratch, N * C, rows.turned[0], rows.turned[1])
         spans = seen(rows, room, begin)
         call(attention_jit, code[ATTEND], (qkv, spans, heads, turned, weights, mixed))
         x, branch = cut(room.memory, room.mixed, at + begin, own, C), cut(room.scratch, START, START, own, C)

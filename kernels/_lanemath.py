@@ -262,7 +262,11 @@ _DOUBLE = tuple(log(2.0) ** k / factorial(k) for k in range(13, -1, -1))
 @lower_builtin(power, Lanes, types.Float)
 @lower_builtin(power, types.Float, types.Float)
 def _lower_power(context, builder, sig, args):
-    x, scale = args
+    return _bounded_power(builder, *args)
+
+
+def _bounded_power(builder, x, scale):
+    """2**(x scale), as `power` says."""
     bias = 127 if scale.type == ir.FloatType() else 1023
     lowest = broadcast(builder, builder.fdiv(ir.Constant(scale.type, float(-bias)), scale), x.type)
     x = builder.select(builder.fcmp_ordered("<", x, lowest), lowest, x)  # of NaN: NaN

@@ -13,6 +13,7 @@ from ._attention_step import attention_step_jit, fill_cache_jit, step_room
 from ._check import F32, F64, Array
 from ._nn_tokens import inside
 from ._spans import Spans, clear_unseen_jit
+from ._turned import turned_shape, with_room
 
 __all__ = ["Attention", "attention", "attention_backward", "attention_step", "fill_cache"]
 
@@ -84,11 +85,11 @@ def attention(qkv: Any, spans: Any, heads: int, out: Array | None = None) -> Att
     result = _check.output(out, (*x.shape[:-1], C), x.dtype, qkv, spans)
     if not read.everywhere:
         result[...] = 0
-    weights = np.empty(read.weights, x.dtype)
-    turned = np.empty((C // H, read.longest), x.dtype)
+    weights = np.empty(with_room(read.weights, read.longest), x.dtype)
+    turned = np.empty(turned_shape(C // H, read.longest), x.dtype)
     attention_jit(x.reshape(-1, 3 * C), read.table, H, turned, weights, result.reshape(-1, C))
     clear_unseen_jit(weights, read.table, H)
-    return Attention(result, weights)
+    return Attention(result, weights[: read.weights])
 
 
 def attention_backward(
@@ -130,10 +131,14 @@ def attention_backward(
     H = _heads(heads, C)
     read = Spans(spans, x.size // (3 * C), H)
     d = _check.shaped("d_out", d_out, x.dtype, (*x.shape[:-1], C), "a row a token")
-    kept = _check.shaped("weights", weights, x.dtype, (read.weights,), "as `attention` left them")
+    kept = np.empty(with_room(read.weights, read.longest), x.dtype)
+    kept[: read.weights] = _check.shaped(
+        "weights", weights, x.dtype, (read.weights,), "as `attention` left them"
+    )
     result = _check.output(out, x.shape, x.dtype, d_out, qkv, weights, spans)
     result[...] = 0
-    turned, slopes = np.empty((C // H, read.longest), x.dtype), np.empty(read.widest, x.dtype)
+    turned = np.empty(turned_shape(C // H, read.longest), x.dtype)
+    slopes = np.empty(with_room(read.widest, read.longest), x.dtype)
     rows, written = x.reshape(-1, 3 * C), result.reshape(-1, 3 * C)
     attention_backward_jit(d.reshape(-1, C), rows, kept, read.table, H, turned, slopes, written)
     return result

@@ -48,8 +48,8 @@ class Rows(NamedTuple):
         As `_attention` takes them: prompts, then responses after their prompts.
     prompts, prompt_rows : int
         How many of the spans, and of the rows, are prompts'.
-    longest, widest : int
-        Most keys of a span; most weights of a span and head.
+    turned, slopes : (int, int), int
+        Shape of the scratch of attention (`turned_shape`), and size of that of its gradient.
     """
 
     tokens: Array
@@ -57,8 +57,8 @@ class Rows(NamedTuple):
     spans: Array
     prompts: int
     prompt_rows: int
-    longest: int
-    widest: int
+    turned: tuple[int, int]
+    slopes: int
 
 
 class Room(NamedTuple):
@@ -73,12 +73,13 @@ class Room(NamedTuple):
     ----------
     kept : bool
     step : int
-        Weights of attention of each block; not kept, of each head and span.
+        Room for the weights of attention of each block (`with_room`); not kept, of each head and span.
     spans : (S * 5,)
         Scratch, if it is not kept.
     panel : (PANEL,)
         Scratch.
-    scratch : (N * C + C / heads * longest,)
+    scratch : (size,)
+        N * C numbers, and `Rows.turned`.
     qkv : (L * N * 3 C,) or, if it is not kept, (N * 3 C,)
         Queries, keys and values.
     memory : (size,)
@@ -122,7 +123,7 @@ class Back(NamedTuple):
     """Scratch of `backward` for N rows, all in one `memory`, and where each thing begins.
 
     `stream`, `mixed`, `normed` (N * C,) and `qkv` (N * 3 C,) are gradients of these, `active` (CHUNK * 4 C,) too;
-    `slopes` as long as the most weights of a span and head; `nothing` (C,); `turned` (C / heads * longest,).
+    `slopes` and `turned` as `Rows` says; `nothing` (C,).
     """
 
     memory: Array

@@ -41,6 +41,7 @@ from ._nn_tokens import Draw, EmbeddingGradients, draw, embedding, embedding_bac
 from ._products import PACKED, PANEL, TIMES, TIMES_TURNED, TURNED_TIMES, panels_jit, panels_shape, product_jit
 from ._sampling import sample_scratch
 from ._spans import spans_of
+from ._turned import turned_shape, with_room
 
 __all__ = [
     "GELU",
@@ -89,4 +90,6 @@ __all__ = [
     "sample_scratch",
     "spans_of",
     "step_room",
+    "turned_shape",
+    "with_room",
 ]

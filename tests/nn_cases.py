@@ -61,11 +61,12 @@ def inputs(size, dtype):
 
 
 def _weights(x):
-    return x.empty(x.size.heads * int((x.spans[:, 1] * (x.spans[:, 1] + x.spans[:, 3])).sum()))
+    count, prefix = x.spans[:, 1], x.spans[:, 3]
+    return x.empty(nn.with_room(x.size.heads * int((count * (count + prefix)).sum()), x.size.N))
 
 
 def _turned(x):
-    return x.empty(x.size.C // x.size.heads, x.size.N)
+    return x.empty(*nn.turned_shape(x.size.C // x.size.heads, x.size.N))
 
 
 def _embedding(x):
@@ -112,7 +113,7 @@ def _attention(x):
 def _attention_backward(x):
     function, arguments = _attention(x)
     function(*arguments)
-    slopes = x.empty(x.size.N * x.size.N)
+    slopes = x.empty(nn.with_room(x.size.N * x.size.N, x.size.N))
     rest = x.spans, x.size.heads, _turned(x), slopes, x.ones(*x.qkv.shape)
     return nn.attention_backward_jit, (x.d_out, x.qkv, arguments[4], *rest)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from math import prod
 
-from kernels import passes
+from kernels import nn, passes
 from kernels.passes import CHUNK, Back, Room, Rows, Tensors
 
 from ..types import Float
@@ -22,7 +23,7 @@ def forward(
     """
     C, own = sizes.width, packed.rows - packed.prompt_rows
     room = passing(packed, sizes, get) if keep is None else kept(packed, sizes, keep, get)
-    passes.forward(tensors, sizes.heads, rows_of(packed), room)
+    passes.forward(tensors, sizes.heads, rows_of(packed, sizes), room)
     start = room.normed + C * (packed.prompt_rows if keep is None else sizes.layers * packed.rows)
     return room.memory[start : start + own * C].reshape(own, C), room
 
@@ -32,10 +33,10 @@ def backward(
 ) -> None:
     """Accumulates into `grads`, from the gradient of what `forward` gave."""
     N, C = packed.rows, sizes.width
-    rows = N * C, N * C, N * C, N * 3 * C, min(CHUNK, N) * 4 * C
-    starts, size = laid_out(*rows, packed.widest, C, C // sizes.heads * packed.longest)
+    rows, each = rows_of(packed, sizes), (N * C, N * C, N * C, N * 3 * C, min(CHUNK, N) * 4 * C)
+    starts, size = laid_out(*each, rows.slopes, C, prod(rows.turned))
     back = Back(get("backward", size), *starts)
-    passes.backward(tensors, grads, sizes.heads, rows_of(packed), room, back, d_hidden)
+    passes.backward(tensors, grads, sizes.heads, rows, room, back, d_hidden)
 
 
 def keys_and_values(packed: Packed, tensors: Tensors, sizes: Sizes, get: Buffers) -> Float:
@@ -44,35 +45,38 @@ def keys_and_values(packed: Packed, tensors: Tensors, sizes: Sizes, get: Buffers
     qkv = get("prompts", L, N, 3 * C)
     if N:
         room = passing(packed, sizes, get)._replace(qkv=qkv.reshape(-1))
-        passes.forward(tensors, sizes.heads, rows_of(packed), room)
+        passes.forward(tensors, sizes.heads, rows_of(packed, sizes), room)
     return qkv
 
 
-def rows_of(packed: Packed) -> Rows:
+def rows_of(packed: Packed, sizes: Sizes) -> Rows:
     """As the kernels take it."""
-    facts = packed.prompts, packed.prompt_rows, packed.longest, packed.widest
-    return Rows(packed.tokens, packed.places, packed.spans.reshape(-1), *facts)
+    scratch = turned(packed, sizes), nn.with_room(packed.widest, packed.longest)
+    return Rows(
+        packed.tokens, packed.places, packed.spans.reshape(-1), packed.prompts, packed.prompt_rows, *scratch
+    )
 
 
 def kept(packed: Packed, sizes: Sizes, keep: Buffers, get: Buffers) -> Room:
     """Room of its own for all that `backward` reads again."""
     N, C, L = packed.rows, sizes.width, sizes.layers
-    before, ends = L * N, N - packed.prompt_rows
+    before, ends, step = L * N, N - packed.prompt_rows, nn.with_room(packed.weights, packed.longest)
     entries, after = before + ends, before - N + ends
     starts, size = laid_out(
         *(entries * C, entries * C, entries, entries),
         before * C,
         *(after * C, after * C, after, after),
-        L * packed.weights,
+        L * step,
         *(after * 4 * C, after * 4 * C),
     )
     spans, qkv, memory = packed.spans.reshape(-1), keep("qkv", before * 3 * C), keep("activations", size)
-    return Room(True, packed.weights, spans, get.panel, scratch(packed, sizes, get), qkv, memory, *starts)
+    return Room(True, step, spans, get.panel, scratch(packed, sizes, get), qkv, memory, *starts)
 
 
 def passing(packed: Packed, sizes: Sizes, get: Buffers) -> Room:
     """Room that blocks take one after the other, where no pass backward follows: most things share a place."""
-    N, C, step, some = packed.rows, sizes.width, sizes.heads * packed.widest, min(CHUNK, packed.rows)
+    N, C, some = packed.rows, sizes.width, min(CHUNK, packed.rows)
+    step = nn.with_room(sizes.heads * packed.widest, packed.longest)
     (*entry, weights, slopes, active), size = laid_out(N * C, N * C, N, N, step, some * 4 * C, some * 4 * C)
     spans, qkv, memory = get.ints("own spans", packed.spans.size), get("qkv", N * 3 * C), get("forward", size)
     places = *entry, entry[1], *entry, weights, slopes, active
@@ -80,7 +84,11 @@ def passing(packed: Packed, sizes: Sizes, get: Buffers) -> Room:
 
 
 def scratch(packed: Packed, sizes: Sizes, get: Buffers) -> Float:
-    return get("branch", packed.rows * sizes.width + sizes.width // sizes.heads * packed.longest)
+    return get("scratch", packed.rows * sizes.width + prod(turned(packed, sizes)))
+
+
+def turned(packed: Packed, sizes: Sizes) -> tuple[int, int]:
+    return nn.turned_shape(sizes.width // sizes.heads, packed.longest)
 
 
 def laid_out(*sizes: int) -> tuple[list[int], int]:
