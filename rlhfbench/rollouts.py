@@ -10,6 +10,7 @@ from kernels import categorical
 
 from .kl_penalty import KL, estimates, in_loss, slopes
 from .metrics import mean, sequence_difference, sequence_mean
+from .room import Room
 from .types import DenseReward, Float, Int, Metrics, Setup, StepRewards
 
 
@@ -38,12 +39,18 @@ class Episodes:
         """(B,) ones, the mask of the replies themselves: each has a first token."""
         return self.mask[:, 0]
 
-    def take(self, index: Int) -> Episodes:
-        """Those at `index`."""
-        ref = self.ref_logprobs[index] if len(self.ref_logprobs) else self.ref_logprobs
-        replies = self.prompts[index], self.responses[index], self.mask[index]
-        steps = None if self.steps is None else self.steps.take(index)
-        return Episodes(*replies, self.logprobs[index], ref, self.scores[index], steps)
+    def take(self, index: Int, room: Room) -> Episodes:
+        """Those at `index`, in `room` until others are taken."""
+        reference = self.ref_logprobs
+        return Episodes(
+            room.take("batch prompts", self.prompts, index),
+            room.take("batch responses", self.responses, index),
+            room.take("batch mask", self.mask, index),
+            room.take("batch logprobs", self.logprobs, index),
+            room.take("batch reference", reference, index) if len(reference) else reference,
+            self.scores[index],
+            None if self.steps is None else self.steps.take(index),
+        )
 
     def without_reference(self) -> Episodes:
         """The same, where what it said will not be read again."""
@@ -61,7 +68,8 @@ class Episodes:
 
 def collect(setup: Setup, prompts: Int, reference: bool = True) -> Episodes:
     """Draw a reply to each of `prompts` (B, P) and score it; `reference` asks what that would have said of it."""
-    rollout = setup.policy.sample(prompts, setup.rng.random((len(prompts), setup.policy.max_length)))
+    uniforms = setup.room("uniforms", (len(prompts), setup.policy.max_length), np.float64)
+    rollout = setup.policy.sample(prompts, setup.rng.random(out=uniforms))
     replies = prompts, rollout.responses, rollout.mask
     steps, model = None, setup.reward_model
     if isinstance(model, DenseReward):
@@ -80,7 +88,7 @@ def pay(setup: Setup, rewards: Float, episodes: Episodes) -> None:
         rewards += episodes.steps.tokens
         setup.charge("elementwise", rewards.size)
         return
-    last = np.count_nonzero(episodes.mask, axis=1) - 1
+    last = episodes.mask.shape[1] - 1 - (episodes.mask > 0)[:, ::-1].argmax(axis=1)
     rewards[np.arange(len(last)), last] += episodes.scores
     setup.charge("elementwise", len(last))
 

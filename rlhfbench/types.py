@@ -10,10 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .room import Room
 
 Float: TypeAlias = NDArray[np.floating[Any]]
 Int: TypeAlias = NDArray[np.int64]
@@ -226,6 +239,8 @@ class Setup(Protocol):
     preferences: PreferencePairs
     labeller: Labeller
     rng: np.random.Generator
+    room: Room
+    """Where a batch's arrays lie."""
     served: Sampler
 
     def prompts(self, n: int) -> Int:
