@@ -162,7 +162,7 @@ def ppo_update(setup: Setup, size: Size) -> Call:
     optimizer = setup.optimizer(LEARNING_RATE, max_grad_norm=config.max_grad_norm)
 
     def update() -> list[float]:
-        episodes = collect(setup, setup.prompts(config.batch_size))
+        episodes = collect(setup, setup.prompts(config.batch_size), lasting=False)
         targets = ppo_step.advantages_and_returns(setup, config, episodes, config.beta)
         episodes = episodes.without_reference()
         steps = ppo_step.epochs(setup, config, optimizer, config.beta, episodes, targets)

@@ -169,7 +169,7 @@ def ppo_update(
 def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, beta: float) -> Targets:
     """Generalised advantages of the score at the last token, or at each step's, less the KL penalty of every token."""
     mask, room = episodes.mask, setup.room
-    values = setup.policy.values(*episodes.replies, keep=False)
+    values = setup.policy.values(*episodes.replies, keep=False, out=room.like("values", mask))
     if in_loss(config.kl):
         rewards = room.like("rewards", mask)
         rewards[...] = 0
@@ -225,7 +225,7 @@ def minibatch_step(
     room, batch = setup.room, episodes.take(index, setup.room)
     advantages = room.take("batch advantages", targets.advantages, index)
     d_logits, metrics = policy_gradients(setup, config, beta, batch, advantages)
-    values = setup.policy.values(*batch.replies)
+    values = setup.policy.values(*batch.replies, out=room.like("new values", batch.mask))
     old_values = room.take("batch values", targets.values, index)
     returns = room.take("batch returns", targets.returns, index)
     d_values = room.like("d_values", values)

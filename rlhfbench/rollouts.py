@@ -11,7 +11,7 @@ from kernels import categorical
 from .kl_penalty import KL, estimates, in_loss, slopes
 from .metrics import mean, sequence_difference, sequence_mean
 from .room import Room
-from .types import DenseReward, Float, Int, Metrics, Setup, StepRewards
+from .types import DenseReward, Float, Int, Metrics, Rollout, Setup, StepRewards
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,18 @@ class Episodes:
         return replace(self, scores=np.clip(self.scores, -most, most), steps=steps)
 
 
-def collect(setup: Setup, prompts: Int, reference: bool = True) -> Episodes:
-    """Draw a reply to each of `prompts` (B, P) and score it; `reference` asks what that would have said of it."""
-    uniforms = setup.room("uniforms", (len(prompts), setup.policy.max_length), np.float64)
-    rollout = setup.policy.sample(prompts, setup.rng.random(out=uniforms))
+def collect(setup: Setup, prompts: Int, reference: bool = True, *, lasting: bool = True) -> Episodes:
+    """Draw a reply to each of `prompts` (B, P) and score it; `reference` asks what that would have said of it.
+
+    Where the episodes need not be `lasting`, they lie in the run's room until the next ones.
+    """
+    room, shape = setup.room, (len(prompts), setup.policy.max_length)
+    out, dtype = None, setup.policy.params.dtype
+    if not lasting:
+        arrays = (room(name, shape, dtype) for name in ("mask", "logprobs"))
+        out = Rollout(room("responses", shape, np.int64), *arrays)
+    uniforms = setup.rng.random(out=room("uniforms", shape, np.float64))
+    rollout = setup.policy.sample(prompts, uniforms, out=out)
     replies = prompts, rollout.responses, rollout.mask
     steps, model = None, setup.reward_model
     if isinstance(model, DenseReward):
@@ -78,7 +86,10 @@ def collect(setup: Setup, prompts: Int, reference: bool = True) -> Episodes:
         setup.charge("sum", *steps.tokens.shape)
     else:
         scores = model.score(*replies)
-    ref_logprobs = setup.reference.logprobs(*replies) if reference else rollout.logprobs[:0]
+    ref_logprobs = rollout.logprobs[:0]
+    if reference:
+        out_of_reference = None if lasting else room("reference logprobs", shape, dtype)
+        ref_logprobs = setup.reference.logprobs(*replies, out=out_of_reference)
     return Episodes(*replies, rollout.logprobs, ref_logprobs, scores, steps)
 
 

@@ -86,6 +86,21 @@ def test_the_first_step_of_all_policy_gradients_is_reinforce():
         )
 
 
+def test_the_next_episodes_write_over_those_that_need_not_last():
+    world = World()
+    lasting = collect(world, world.prompts(B))
+    before = [array.copy() for array in (*lasting.replies, lasting.logprobs, lasting.ref_logprobs)]
+    passing = collect(world, world.prompts(B), lasting=False)
+    after = collect(world, world.prompts(B), lasting=False)
+    assert after.responses is passing.responses
+    assert not np.array_equal(after.responses, lasting.responses)
+    for array, kept in zip((*lasting.replies, lasting.logprobs, lasting.ref_logprobs), before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+    again = collect(World(), world.prompts(B), lasting=False)
+    for name in ("responses", "mask", "logprobs", "ref_logprobs"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(lasting, name))
+
+
 def test_groups_hold_replies_to_one_prompt():
     world = World()
     world.prompts = lambda n: np.arange(n)[:, None]

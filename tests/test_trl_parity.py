@@ -37,7 +37,7 @@ class Given:
     def logits(self, *replies):
         return np.log(np.stack([self.probability, 1 - self.probability], axis=-1))
 
-    def values(self, *replies, keep=True):
+    def values(self, *replies, keep=True, out=None):
         return GIVEN["old_values"]
 
     def backward(self, d_logits=None, d_values=None):
@@ -141,7 +141,7 @@ def test_scores_beyond_the_clip_count_as_the_clip():
 
 def test_losses_of_ppo():
     setup, episodes = setup_and_episodes()
-    setup.policy.values = lambda *replies: GIVEN["values"]
+    setup.policy.values = lambda *replies, out: GIVEN["values"]
     kept = {}
     setup.policy.backward = lambda d_logits, d_values: kept.update(d_values=d_values, d_logits=d_logits)
     returns = GIVEN["old_values"] + GIVEN["scores"][:, None]

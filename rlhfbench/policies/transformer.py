@@ -14,7 +14,7 @@ import numpy as np
 from kernels import categorical, flops
 
 from ..types import Float, Int, Rollout
-from . import _backbone, _decoding, _work
+from . import _backbone, _decoding, _outputs, _work
 from ._buffers import Buffers, aligned, equal, scratch
 from ._packed import Packed, pack
 from ._products import accumulate, times, times_turned
@@ -139,11 +139,14 @@ class TransformerPolicy:
         self._charge("logits", _work.head(len(hidden), self.sizes.width, self.vocab_size), len(hidden))
         return out
 
-    def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
+    def values(
+        self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True, out: Float | None = None
+    ) -> Float:
         """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps activations."""
         get = self._scratch.begin()
         packed, hidden = self._forward(prompts, responses, mask, "values", keep, get)
-        out = np.zeros(mask.shape, self.params.dtype)
+        out = _outputs.floats(out, mask.shape, self.params.dtype)
+        out[...] = 0
         found = np.matmul(hidden, self._w.value, out=get("values", len(hidden)))
         found += self._w.value_bias
         out.reshape(-1)[packed.cells] = found
@@ -155,11 +158,12 @@ class TransformerPolicy:
         _, hidden = self._forward(prompts, responses, mask, "values", False, self._scratch.begin())
         return hidden.copy()
 
-    def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    def logprobs(self, prompts: Int, responses: Int, mask: Float, *, out: Float | None = None) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
         get = self._scratch.begin()
         packed = self._pack(prompts, responses, mask, get)
-        out = np.zeros(responses.shape, self.params.dtype)
+        out = _outputs.floats(out, responses.shape, self.params.dtype)
+        out[...] = 0
         hidden = self._pass(packed, get)
         tokens, found = responses.reshape(-1), out.reshape(-1)
         for some in _backbone.slices(len(hidden)):
@@ -207,15 +211,14 @@ class TransformerPolicy:
         kind = "backward" if d_logits is not None else "values_backward"
         self._charge(kind, _work.backward(packed, self.sizes), M)
 
-    def sample(self, prompts: Int, uniforms: Float) -> Rollout:
+    def sample(self, prompts: Int, uniforms: Float, *, out: Rollout | None = None) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
-        shape = uniforms.shape
-        rollout = Rollout(
-            np.zeros(shape, np.int64), np.zeros(shape, self.params.dtype), np.zeros(shape, self.params.dtype)
-        )
+        out = _outputs.rollout(out, uniforms.shape, self.params.dtype)
+        for array in (out.responses, out.mask, out.logprobs):
+            array[...] = 0
         if uniforms.size:
-            self._decode(prompts, uniforms, rollout)
-        return rollout
+            self._decode(prompts, uniforms, out)
+        return out
 
     def _decode(self, prompts: Int, uniforms: Float, out: Rollout) -> None:
         """Writes what is drawn by `uniforms` (B, T)."""

@@ -128,7 +128,8 @@ def read_scores(
 ) -> tuple[Float, Int]:
     """(B,) values at the states after the replies' last tokens, and how many tokens come before."""
     longer, ends, lengths = after(backbone, responses, mask, room)
-    values = backbone.values(prompts, longer, ends, keep=keep)
+    out = None if room is None else room.like("values", ends)
+    values = backbone.values(prompts, longer, ends, keep=keep, out=out)
     return values[np.arange(len(lengths)), lengths], lengths
 
 
