@@ -14,6 +14,9 @@ from .options import require
 from .schedules import Schedule, scheduled
 from .types import Float, Int, Metrics, Optimizer, PreferencePairs, Setup
 
+CHUNK = 512
+"""Replies that the reference reads at a time: its workspace stays small however many come."""
+
 
 class PairLoss(NamedTuple):
     """Mean loss of a batch, its gradient with respect to summed log-probabilities, and the rewards that are shown."""
@@ -63,11 +66,20 @@ def reference_logps(setup: Setup, pairs: PreferencePairs) -> tuple[Float, Float]
 
     It never changes, so they are computed once and paid for once.
     """
-    chosen = setup.reference.logprobs(pairs.prompts, pairs.chosen, pairs.chosen_mask)
-    rejected = setup.reference.logprobs(pairs.prompts, pairs.rejected, pairs.rejected_mask)
-    setup.charge("sum", *chosen.shape)
-    setup.charge("sum", *rejected.shape)
-    return np.asarray(chosen.sum(axis=1)), np.asarray(rejected.sum(axis=1))
+    return (
+        _reference_logps(setup, pairs.prompts, pairs.chosen, pairs.chosen_mask),
+        _reference_logps(setup, pairs.prompts, pairs.rejected, pairs.rejected_mask),
+    )
+
+
+def _reference_logps(setup: Setup, prompts: Int, responses: Int, mask: Float) -> Float:
+    """(N,) those of one reply to each prompt."""
+    out = np.empty(len(responses), setup.reference.params.dtype)
+    for begin in range(0, len(out), CHUNK):
+        some = slice(begin, begin + CHUNK)
+        setup.reference.logprobs(prompts[some], responses[some], mask[some]).sum(axis=1, out=out[some])
+    setup.charge("sum", *responses.shape)
+    return out
 
 
 def response_lengths(setup: Setup, pairs: PreferencePairs) -> tuple[Float, Float]:
