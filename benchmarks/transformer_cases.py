@@ -22,6 +22,7 @@ from rlhfbench.policies._buffers import scratch
 from rlhfbench.policies.transformer import TransformerPolicy
 from rlhfbench.rewards.transformer import TransformerRewardModel
 from rlhfbench.rollouts import collect
+from rlhfbench.room import Room
 from rlhfbench.types import Float, Int, PreferencePairs
 
 Call = Callable[[], Any]
@@ -57,6 +58,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         self.done: dict[str, flops.Work] = {}
+        self.room = Room()
         self.policy.charge, self.reference.charge = self._account(""), self._account("reference ")
         self.reward_model.charge = lambda work, sequences: self.add("reward model", work)
 
@@ -148,10 +150,10 @@ def ppo_config(size: Size) -> ppo_step.PPOConfig:
 def dpo_step(setup: Setup, size: Size) -> Call:
     """One step on the same pairs; the reference's log-probabilities are known, as they are after the first epoch."""
     optimizer = setup.optimizer(LEARNING_RATE, max_grad_norm=1.0)
-    reference, pairs = np.zeros(size.rows, np.float32), make_pairs(size)
+    reference, pairs, index = np.zeros(size.rows, np.float32), make_pairs(size), np.arange(size.rows)
     config = dpo.DPOConfig()
     loss_of = partial(dpo.losses, setup, config)
-    return lambda: pair_step(setup, config, optimizer, loss_of, pairs, reference, reference)
+    return lambda: pair_step(setup, config, optimizer, loss_of, pairs, index, reference, reference)
 
 
 def ppo_update(setup: Setup, size: Size) -> Call:
@@ -160,7 +162,7 @@ def ppo_update(setup: Setup, size: Size) -> Call:
     optimizer = setup.optimizer(LEARNING_RATE, max_grad_norm=config.max_grad_norm)
 
     def update() -> list[float]:
-        episodes = collect(setup, setup.prompts(config.batch_size))
+        episodes = collect(setup, setup.prompts(config.batch_size), lasting=False)
         targets = ppo_step.advantages_and_returns(setup, config, episodes, config.beta)
         episodes = episodes.without_reference()
         steps = ppo_step.epochs(setup, config, optimizer, config.beta, episodes, targets)

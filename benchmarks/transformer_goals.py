@@ -147,7 +147,7 @@ def _memory(found: Found) -> Iterator[Goal]:
         if profile is not None:
             bytes_ = profile["allocated"]
             reached = f"{bytes_ / 1024:.0f} KiB at a time, beside the workspace"
-            yield Goal(what, "allocates nothing after the first", reached, bytes_ < 2**16)
+            yield Goal(what, "allocates nothing after the first", reached, bytes_ < 2**14)
         if ours is None or theirs is None or None in (ours["peak"], theirs["peak"]):
             yield _missing(what, "peak below PyTorch's", "one side")
             continue

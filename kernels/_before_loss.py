@@ -119,7 +119,14 @@ def k3(logprobs: Any, ref_logprobs: Any, out: Array | None = None) -> Array:
     return kl_estimate(logprobs, ref_logprobs, "k3", out)
 
 
-def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
+def gae(
+    rewards: Any,
+    values: Any,
+    mask: Any,
+    gamma: float,
+    lam: float,
+    out: tuple[Array | None, Array | None] = (None, None),
+) -> GAE:
     """Generalised advantage estimation, backwards over the tokens that count.
 
     Parameters
@@ -130,6 +137,8 @@ def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
         Padding may stand anywhere: the token before it is followed by the token after it, and the last one by 0.
     gamma, lam : float in [0, 1]
         Discount, and weight of longer returns.
+    out : (ndarray or None, ndarray or None)
+        For advantages and returns, (..., T) each.
 
     Returns
     -------
@@ -154,9 +163,11 @@ def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
     T = _check.last_axis("rewards", r)
     discount = _check.number("gamma", gamma, 0.0, 1.0)
     weight = _check.number("lam", lam, 0.0, 1.0)
-    shape, dtype = r.shape, r.dtype
-    advantages, returns = np.empty(shape, dtype), np.empty(shape, dtype)
-    if len(shape) == 2:
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"out: came as {type(out).__name__}, a tuple of two arrays is needed")
+    advantages = _check.output(out[0], r.shape, r.dtype, r, v, m)
+    returns = _check.output(out[1], r.shape, r.dtype, r, v, m, advantages)
+    if r.ndim == 2:
         total = gae_jit(r, v, m, discount, weight, advantages, returns)
     else:
         r, v, m, a, b = (x.reshape(-1, T) for x in (r, v, m, advantages, returns))
@@ -165,12 +176,13 @@ def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
     return GAE(advantages, returns)
 
 
-def whiten(x: Any, mask: Any, *, shift_mean: bool = True) -> Array:
+def whiten(x: Any, mask: Any, out: Array | None = None, *, shift_mean: bool = True) -> Array:
     """``(x - mean) / sqrt(variance + 1e-8)`` over the tokens that count; population variance.
 
     Parameters
     ----------
     x, mask : array_like, one shape
+    out : ndarray, that shape, optional
     shift_mean : bool
         Whether the mean goes; if False it is put back after scaling.
 
@@ -194,9 +206,9 @@ def whiten(x: Any, mask: Any, *, shift_mean: bool = True) -> Array:
     array([ 1., -1.,  0.])
     """
     values, m = masked(("x",), x, mask)
-    out = np.empty(values.shape, values.dtype)
-    check_mask(whiten_jit(*tables(values, m), bool(shift_mean), *tables(out)))
-    return out
+    result = _check.output(out, values.shape, values.dtype, values, m)
+    check_mask(whiten_jit(*tables(values, m), bool(shift_mean), *tables(result)))
+    return result
 
 
 def _groups(rewards: Any, group_size: Any, least: int) -> tuple[Array, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -272,6 +273,7 @@ FORMULAS: dict[str, Formula] = {
 }
 
 
+@lru_cache(4096, typed=True)  # every update asks for the same ones again
 def work(kernel: str, *shape: int) -> Work:
     """The operations that one call of a kernel executes.
 

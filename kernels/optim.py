@@ -109,10 +109,12 @@ def adamw(
 
 
 def _own_memory(p: Array, g: Array, m: Array, v: Array) -> bool:
-    """Whether no two overlap, seen without comparing addresses: each is another array and none a view."""
-    if p is g or p is m or p is v or g is m or g is v or m is v:
+    """Whether no two overlap, seen without comparing addresses: each is, or is a view of, an array of its own."""
+    owners = [array if array.base is None else array.base for array in (p, g, m, v)]
+    if any(type(owner) is not np.ndarray or not owner.flags.owndata for owner in owners):
         return False
-    return p.flags.owndata and g.flags.owndata and m.flags.owndata and v.flags.owndata
+    p, g, m, v = owners
+    return not (p is g or p is m or p is v or g is m or g is v or m is v)
 
 
 def _checked(params: Any, grads: Any, m: Any, v: Any) -> tuple[Array, Array, Array, Array]:

@@ -92,7 +92,14 @@ class ValueClip(NamedTuple):
     clipfrac: float
 
 
-def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, cliprange: float) -> PPOClip:
+def ppo_clip(
+    logprobs: Any,
+    old_logprobs: Any,
+    advantages: Any,
+    mask: Any,
+    cliprange: float,
+    out: Array | None = None,
+) -> PPOClip:
     """Clipped surrogate loss: mean of ``-min(A rho, A clip(rho, 1 - cliprange, 1 + cliprange))``.
 
     Parameters
@@ -101,6 +108,8 @@ def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, clipr
         rho = exp(logprobs - old_logprobs).
     mask : array_like, that shape
     cliprange : float, at least 0
+    out : ndarray, that shape, optional
+        For the gradient.
 
     Returns
     -------
@@ -125,7 +134,7 @@ def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, clipr
     names = ("logprobs", "old_logprobs", "advantages")
     lp, old, each, m = masked(names, logprobs, old_logprobs, advantages, mask)
     reach = _check.number("cliprange", cliprange, 0.0)
-    d = np.empty(lp.shape, lp.dtype)
+    d = _check.output(out, lp.shape, lp.dtype, lp, old, each, m)
     loss, clipfrac, approxkl = ppo_clip_jit(*tables(lp, old, each, m), reach, *tables(d))
     check_mask(clipfrac)
     return PPOClip(loss, d, clipfrac, approxkl)
@@ -231,7 +240,14 @@ def _sequences(logprobs: Any, old: Any, advantages: Any, mask: Any, ref: Any) ->
     return arrays
 
 
-def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_value: float) -> ValueClip:
+def value_clip(
+    values: Any,
+    old_values: Any,
+    returns: Any,
+    mask: Any,
+    cliprange_value: float,
+    out: Array | None = None,
+) -> ValueClip:
     """Clipped value loss: half the mean of ``max((V - R)**2, (clip(V, V_old -+ cliprange_value) - R)**2)``.
 
     Parameters
@@ -239,6 +255,8 @@ def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_
     values, old_values, returns : array_like, one shape
     mask : array_like, that shape
     cliprange_value : float, at least 0
+    out : ndarray, that shape, optional
+        For the gradient.
 
     Returns
     -------
@@ -262,7 +280,7 @@ def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_
     names = ("values", "old_values", "returns")
     v, old, target, m = masked(names, values, old_values, returns, mask)
     reach = _check.number("cliprange_value", cliprange_value, 0.0)
-    d = np.empty(v.shape, v.dtype)
+    d = _check.output(out, v.shape, v.dtype, v, old, target, m)
     inputs = v.reshape(1, -1), old.reshape(1, -1), target.reshape(1, -1), m.reshape(1, -1)
     loss, clipfrac = value_clip_jit(*inputs, reach, d.reshape(1, -1))
     check_mask(clipfrac)

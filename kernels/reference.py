@@ -164,7 +164,14 @@ def k3(logprobs: Any, ref_logprobs: Any, out: Any = None) -> Any:
     return kl_estimate(logprobs, ref_logprobs, "k3", out)
 
 
-def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
+def gae(
+    rewards: Any,
+    values: Any,
+    mask: Any,
+    gamma: float,
+    lam: float,
+    out: tuple[Any, Any] = (None, None),
+) -> GAE:
     """A_t = sum_l (gamma lam)^l delta_{t+l} over the tokens that count, delta_t = r_t + gamma V_{t+1} - V_t."""
     r, v, m = _f64(rewards, values, mask)
     advantages, returns = np.zeros_like(r), np.zeros_like(r)
@@ -175,25 +182,27 @@ def gae(rewards: Any, values: Any, mask: Any, gamma: float, lam: float) -> GAE:
         for i, t in enumerate(on):
             advantages[row][t] = np.sum((gamma * lam) ** np.arange(len(on) - i) * delta[i:])
             returns[row][t] = advantages[row][t] + value[i]
-    return GAE(advantages, returns)
+    return GAE(_into(out[0], advantages), _into(out[1], returns))
 
 
-def whiten(x: Any, mask: Any, *, shift_mean: bool = True) -> Any:
+def whiten(x: Any, mask: Any, out: Any = None, *, shift_mean: bool = True) -> Any:
     """(x - mean) / sqrt(population variance + 1e-8) over the tokens that count."""
     values, m = _f64(x, mask)
     (values,) = _zero_where_masked(m, values)
     mean = _masked_mean(values, m)
     variance = _masked_mean((values - mean) ** 2, m)
-    return m * ((values - mean) / np.sqrt(variance + 1e-8) + (0.0 if shift_mean else mean))
+    return _into(out, m * ((values - mean) / np.sqrt(variance + 1e-8) + (0.0 if shift_mean else mean)))
 
 
-def ppo_clip(logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, cliprange: float) -> PPOClip:
+def ppo_clip(
+    logprobs: Any, old_logprobs: Any, advantages: Any, mask: Any, cliprange: float, out: Any = None
+) -> PPOClip:
     """max(-A rho, -A clip(rho, 1 - e, 1 + e)), mean over the tokens that count."""
     lp, old, A, m = _f64(logprobs, old_logprobs, advantages, mask)
     lp, old, A = _zero_where_masked(m, lp, old, A)
     rho = np.exp(lp - old)
     plain, clipped = -A * rho, -A * np.clip(rho, 1 - cliprange, 1 + cliprange)
-    d = np.where(clipped > plain, 0.0, plain) * m / (np.sum(m) or 1.0)
+    d = _into(out, np.where(clipped > plain, 0.0, plain) * m / (np.sum(m) or 1.0))
     loss = _masked_mean(np.maximum(plain, clipped), m)
     return PPOClip(loss, d, _masked_mean(clipped > plain, m), _masked_mean((lp - old) ** 2, m) / 2)
 
@@ -230,13 +239,15 @@ def grpo(
     return GRPO(float(loss), d, _masked_mean(clipped > plain, m), mean_kl)
 
 
-def value_clip(values: Any, old_values: Any, returns: Any, mask: Any, cliprange_value: float) -> ValueClip:
+def value_clip(
+    values: Any, old_values: Any, returns: Any, mask: Any, cliprange_value: float, out: Any = None
+) -> ValueClip:
     """max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2) / 2, mean over the tokens that count."""
     V, old, R, m = _f64(values, old_values, returns, mask)
     V, old, R = _zero_where_masked(m, V, old, R)
     plain = (V - R) ** 2
     clipped = (np.clip(V, old - cliprange_value, old + cliprange_value) - R) ** 2
-    d = np.where(clipped > plain, 0.0, V - R) * m / (np.sum(m) or 1.0)
+    d = _into(out, np.where(clipped > plain, 0.0, V - R) * m / (np.sum(m) or 1.0))
     return ValueClip(_masked_mean(np.maximum(plain, clipped), m) / 2, d, _masked_mean(clipped > plain, m))
 
 

@@ -49,7 +49,7 @@ def in_loss(kl: KL) -> bool:
 def estimates(
     setup: Setup, kl: KL, replies: tuple[Int, Int, Float], logprobs: Float, ref_logprobs: Float
 ) -> Float:
-    """(B, T) the estimate of each sampled token, for a reward; 0 on padding.
+    """(B, T) the estimate of each sampled token, for a reward; 0 on padding. It lies in the run's room.
 
     Parameters
     ----------
@@ -62,13 +62,16 @@ def estimates(
     estimator, mask = kl.partition(":")[0], replies[2]
     if estimator == "full":
         logits = setup.policy.logits(*replies)
-        found = categorical.kl_divergence(logits, setup.reference.logits(*replies))
+        out = setup.room("estimates", mask.shape, logits.dtype)
+        found = categorical.kl_divergence(logits, setup.reference.logits(*replies), out)
         setup.charge("kl_divergence", *logits.shape)
     else:
-        found = policy_gradient.kl_estimate(logprobs, ref_logprobs, estimator)
+        out = setup.room.like("estimates", logprobs)
+        found = policy_gradient.kl_estimate(logprobs, ref_logprobs, estimator, out)
         setup.charge(estimator, *logprobs.shape)
     setup.charge("elementwise", mask.size)
-    return np.asarray(found * mask)
+    found *= mask
+    return found
 
 
 def slopes(setup: Setup, kl: KL, logprobs: Float, ref_logprobs: Float) -> Float:

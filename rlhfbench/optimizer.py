@@ -64,7 +64,7 @@ class AdamW:
         if self.spared:
             self._update(slice(self.spared), self.learning_rate * scale, self.options | {"weight_decay": 0.0})
         self._charge("adamw")
-        self.grads[:] = 0
+        self.grads.fill(0)
         if self.count is not None:
             self.count()
 

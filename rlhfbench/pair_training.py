@@ -14,6 +14,9 @@ from .options import require
 from .schedules import Schedule, scheduled
 from .types import Float, Int, Metrics, Optimizer, PreferencePairs, Setup
 
+CHUNK = 512
+"""Replies that the reference reads at a time: its workspace stays small however many come."""
+
 
 class PairLoss(NamedTuple):
     """Mean loss of a batch, its gradient with respect to summed log-probabilities, and the rewards that are shown."""
@@ -63,11 +66,20 @@ def reference_logps(setup: Setup, pairs: PreferencePairs) -> tuple[Float, Float]
 
     It never changes, so they are computed once and paid for once.
     """
-    chosen = setup.reference.logprobs(pairs.prompts, pairs.chosen, pairs.chosen_mask)
-    rejected = setup.reference.logprobs(pairs.prompts, pairs.rejected, pairs.rejected_mask)
-    setup.charge("sum", *chosen.shape)
-    setup.charge("sum", *rejected.shape)
-    return np.asarray(chosen.sum(axis=1)), np.asarray(rejected.sum(axis=1))
+    return (
+        _reference_logps(setup, pairs.prompts, pairs.chosen, pairs.chosen_mask),
+        _reference_logps(setup, pairs.prompts, pairs.rejected, pairs.rejected_mask),
+    )
+
+
+def _reference_logps(setup: Setup, prompts: Int, responses: Int, mask: Float) -> Float:
+    """(N,) those of one reply to each prompt."""
+    out = np.empty(len(responses), setup.reference.params.dtype)
+    for begin in range(0, len(out), CHUNK):
+        some = slice(begin, begin + CHUNK)
+        setup.reference.logprobs(prompts[some], responses[some], mask[some]).sum(axis=1, out=out[some])
+    setup.charge("sum", *responses.shape)
+    return out
 
 
 def response_lengths(setup: Setup, pairs: PreferencePairs) -> tuple[Float, Float]:
@@ -82,7 +94,7 @@ def train(setup: Setup, config: PairConfig, loss_of: LossOf, *columns: Float) ->
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
     for index in batches(setup, config):
         given = [column[index] for column in columns]
-        yield pair_step(setup, config, optimizer, loss_of, setup.preferences.take(index), *given)
+        yield pair_step(setup, config, optimizer, loss_of, setup.preferences, index, *given)
 
 
 def batches(setup: Setup, config: PairConfig) -> Iterator[Int]:
@@ -102,10 +114,11 @@ def pair_step(
     optimizer: Optimizer,
     loss_of: LossOf,
     pairs: PreferencePairs,
+    index: Int,
     *given: Float | float,
 ) -> Metrics:
-    """One optimiser step on a batch of pairs."""
-    logps, loss = accumulate(setup, loss_of, pairs, *given)
+    """One optimiser step on the pairs at `index`; `given` is what else there is of each of those."""
+    logps, loss = accumulate(setup, loss_of, pairs, index, *given)
     optimizer.step(scheduled(config.lr_scheduler_type, setup.progress(), config.warmup_ratio, floor=0.1))
     chosen, rejected = mean(loss.chosen_rewards), mean(loss.rejected_rewards)
     return {
@@ -114,34 +127,35 @@ def pair_step(
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
         "rewards/accuracies": accuracy(loss.chosen_rewards, loss.rejected_rewards),
-        "logps/chosen": mean(logps[: len(pairs)]),
-        "logps/rejected": mean(logps[len(pairs) :]),
+        "logps/chosen": mean(logps[: len(index)]),
+        "logps/rejected": mean(logps[len(index) :]),
     }
 
 
 def accumulate(
-    setup: Setup, loss_of: LossOf, pairs: PreferencePairs, *given: Float | float
+    setup: Setup, loss_of: LossOf, pairs: PreferencePairs, index: Int, *given: Float | float
 ) -> tuple[Float, PairLoss]:
     """Add to the gradients; give log-probabilities (2 n,), first the chosen ones', and the loss.
 
-    Chosen and rejected share one forward pass. Nothing lives longer than it is read.
+    Chosen and rejected share one forward pass.
     """
-    n = len(pairs)
-    responses = np.concatenate([pairs.chosen, pairs.rejected])
-    mask = np.concatenate([pairs.chosen_mask, pairs.rejected_mask])
-    logits = setup.policy.logits(np.concatenate([pairs.prompts, pairs.prompts]), responses, mask)
-    logprobs = categorical.token_logprobs(logits, responses)
+    n, room = len(index), setup.room
+    prompts = room.take_both("pair prompts", pairs.prompts, pairs.prompts, index)
+    responses = room.take_both("pair responses", pairs.chosen, pairs.rejected, index)
+    mask = room.take_both("pair mask", pairs.chosen_mask, pairs.rejected_mask, index)
+    logits = setup.policy.logits(prompts, responses, mask)
+    logprobs = room("pair logprobs", mask.shape, logits.dtype)
+    categorical.token_logprobs(logits, responses, out=logprobs)
     logprobs *= mask
     logps = logprobs.sum(axis=1)
     loss = loss_of(logps[:n], logps[n:], *given)
     d_logprobs = logprobs  # has served, and is of the right shape
-    d_logprobs[...] = np.concatenate([loss.d_chosen, loss.d_rejected])[:, None]
+    d_logprobs[:n], d_logprobs[n:] = loss.d_chosen[:, None], loss.d_rejected[:, None]
     d_logprobs *= mask
     d_logits = categorical.token_logprobs_backward(logits, responses, d_logprobs, out=logits)
     setup.charge("token_logprobs", *logits.shape)
     setup.charge("elementwise", 2 * mask.size)
     setup.charge("sum", *mask.shape)
     setup.charge("token_logprobs_backward", *logits.shape)
-    del responses, mask, logprobs, d_logprobs
     setup.policy.backward(d_logits)
     return logps, loss

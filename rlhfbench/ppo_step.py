@@ -134,7 +134,7 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class Targets:
-    """What PPO's losses hold fixed beside the episodes; arrays (B, T)."""
+    """What PPO's losses hold fixed beside the episodes; arrays (B, T), in the run's room until the next ones."""
 
     values: Float
     advantages: Float
@@ -168,26 +168,28 @@ def ppo_update(
 
 def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, beta: float) -> Targets:
     """Generalised advantages of the score at the last token, or at each step's, less the KL penalty of every token."""
-    mask = episodes.mask
-    values = setup.policy.values(*episodes.replies, keep=False)
+    mask, room = episodes.mask, setup.room
+    values = setup.policy.values(*episodes.replies, keep=False, out=room.like("values", mask))
     if in_loss(config.kl):
-        rewards = np.zeros_like(mask)
+        rewards = room.like("rewards", mask)
+        rewards[...] = 0
     else:
         # What the score of a reply loses is spread over its tokens; `kl_penalty` says what that descends.
-        rewards = -beta * estimates(
-            setup, config.kl, episodes.replies, episodes.logprobs, episodes.ref_logprobs
-        )
+        rewards = estimates(setup, config.kl, episodes.replies, episodes.logprobs, episodes.ref_logprobs)
+        rewards *= -beta
         setup.charge("elementwise", mask.size)
     if config.score_clip:
         episodes = episodes.clipped(config.score_clip)
     pay(setup, rewards, episodes)
     if config.whiten_rewards:
-        rewards = policy_gradient.whiten(rewards, mask, shift_mean=False)
+        out = room.like("whitened rewards", rewards)
+        rewards = policy_gradient.whiten(rewards, mask, out, shift_mean=False)
         setup.charge("whiten", *rewards.shape)
 
-    advantages, returns = policy_gradient.gae(rewards, values, mask, config.gamma, config.lam)
+    outs = room.like("unscaled advantages", values), room.like("returns", values)
+    unscaled, returns = policy_gradient.gae(rewards, values, mask, config.gamma, config.lam, outs)
     setup.charge("gae", *rewards.shape)
-    advantages = policy_gradient.whiten(advantages, mask)
+    advantages = policy_gradient.whiten(unscaled, mask, room.like("advantages", values))
     setup.charge("whiten", *rewards.shape)
     return Targets(values, advantages, returns)
 
@@ -219,18 +221,21 @@ def minibatch_step(
     targets: Targets,
     index: Int,
 ) -> Metrics:
-    """One optimiser step on the clipped losses of the episodes at `index`. Nothing lives longer than it is read."""
-    batch = episodes.take(index)
-    d_logits, metrics = policy_gradients(setup, config, beta, batch, targets.advantages[index])
-    values, mask = setup.policy.values(*batch.replies), batch.mask
-    del batch
-    old_values, returns = targets.values[index], targets.returns[index]
-    value = policy_gradient.value_clip(values, old_values, returns, mask, config.cliprange_value)
+    """One optimiser step on the clipped losses of the episodes at `index`."""
+    room, batch = setup.room, episodes.take(index, setup.room)
+    advantages = room.take("batch advantages", targets.advantages, index)
+    d_logits, metrics = policy_gradients(setup, config, beta, batch, advantages)
+    values = setup.policy.values(*batch.replies, out=room.like("new values", batch.mask))
+    old_values = room.take("batch values", targets.values, index)
+    returns = room.take("batch returns", targets.returns, index)
+    d_values = room.like("d_values", values)
+    value = policy_gradient.value_clip(
+        values, old_values, returns, batch.mask, config.cliprange_value, d_values
+    )
     setup.charge("value_clip", *values.shape)
     setup.charge("elementwise", values.size)
-    del values, mask, old_values, returns
-    np.multiply(value.d_values, config.vf_coef, out=value.d_values)
-    setup.policy.backward(d_logits, value.d_values)
+    d_values *= config.vf_coef
+    setup.policy.backward(d_logits, d_values)
     progress = setup.progress()
     optimizer.step(scheduled(config.lr_scheduler_type, progress, config.warmup_ratio, floor=0.5))
     return metrics | {"loss/value_avg": float(value.loss), "val/clipfrac_avg": float(value.clipfrac)}
@@ -240,16 +245,20 @@ def policy_gradients(
     setup: Setup, config: PPOConfig, beta: float, batch: Episodes, advantages: Float
 ) -> tuple[Float, Metrics]:
     """Gradient (B, T, V) of the policy's loss by the logits; `advantages` (B, T)."""
-    logits = setup.policy.logits(*batch.replies)
-    logprobs = categorical.token_logprobs(logits, batch.responses)
-    policy = policy_gradient.ppo_clip(logprobs, batch.logprobs, advantages, batch.mask, config.cliprange)
+    logits, room = setup.policy.logits(*batch.replies), setup.room
+    logprobs = room("new logprobs", batch.mask.shape, logits.dtype)
+    categorical.token_logprobs(logits, batch.responses, out=logprobs)
+    d_logprobs = room.like("d_logprobs", logprobs)
+    policy = policy_gradient.ppo_clip(
+        logprobs, batch.logprobs, advantages, batch.mask, config.cliprange, d_logprobs
+    )
     setup.charge("token_logprobs", *logits.shape)
     setup.charge("ppo_clip", *logprobs.shape)
     kl_weights = None
     if in_loss(config.kl) and beta > 0:
         kl_weights = beta * token_weights(setup, batch.mask, "bnpo")
         setup.charge("elementwise", logprobs.size)
-    d_logits = logit_gradient(setup, batch, logits, logprobs, policy.d_logprobs, config.kl, kl_weights)
+    d_logits = logit_gradient(setup, batch, logits, logprobs, d_logprobs, config.kl, kl_weights)
     return d_logits, {
         "policy/approxkl_avg": float(policy.approxkl),
         "policy/clipfrac_avg": float(policy.clipfrac),

@@ -10,7 +10,8 @@ from kernels import categorical
 
 from .kl_penalty import KL, estimates, in_loss, slopes
 from .metrics import mean, sequence_difference, sequence_mean
-from .types import DenseReward, Float, Int, Metrics, Setup, StepRewards
+from .room import Room
+from .types import DenseReward, Float, Int, Metrics, Rollout, Setup, StepRewards
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,18 @@ class Episodes:
         """(B,) ones, the mask of the replies themselves: each has a first token."""
         return self.mask[:, 0]
 
-    def take(self, index: Int) -> Episodes:
-        """Those at `index`."""
-        ref = self.ref_logprobs[index] if len(self.ref_logprobs) else self.ref_logprobs
-        replies = self.prompts[index], self.responses[index], self.mask[index]
-        steps = None if self.steps is None else self.steps.take(index)
-        return Episodes(*replies, self.logprobs[index], ref, self.scores[index], steps)
+    def take(self, index: Int, room: Room) -> Episodes:
+        """Those at `index`, in `room` until others are taken."""
+        reference = self.ref_logprobs
+        return Episodes(
+            room.take("batch prompts", self.prompts, index),
+            room.take("batch responses", self.responses, index),
+            room.take("batch mask", self.mask, index),
+            room.take("batch logprobs", self.logprobs, index),
+            room.take("batch reference", reference, index) if len(reference) else reference,
+            self.scores[index],
+            None if self.steps is None else self.steps.take(index),
+        )
 
     def without_reference(self) -> Episodes:
         """The same, where what it said will not be read again."""
@@ -59,9 +66,18 @@ class Episodes:
         return replace(self, scores=np.clip(self.scores, -most, most), steps=steps)
 
 
-def collect(setup: Setup, prompts: Int, reference: bool = True) -> Episodes:
-    """Draw a reply to each of `prompts` (B, P) and score it; `reference` asks what that would have said of it."""
-    rollout = setup.policy.sample(prompts, setup.rng.random((len(prompts), setup.policy.max_length)))
+def collect(setup: Setup, prompts: Int, reference: bool = True, *, lasting: bool = True) -> Episodes:
+    """Draw a reply to each of `prompts` (B, P) and score it; `reference` asks what that would have said of it.
+
+    Where the episodes need not be `lasting`, they lie in the run's room until the next ones.
+    """
+    room, shape = setup.room, (len(prompts), setup.policy.max_length)
+    out, dtype = None, setup.policy.params.dtype
+    if not lasting:
+        arrays = (room(name, shape, dtype) for name in ("mask", "logprobs"))
+        out = Rollout(room("responses", shape, np.int64), *arrays)
+    uniforms = setup.rng.random(out=room("uniforms", shape, np.float64))
+    rollout = setup.policy.sample(prompts, uniforms, out=out)
     replies = prompts, rollout.responses, rollout.mask
     steps, model = None, setup.reward_model
     if isinstance(model, DenseReward):
@@ -70,7 +86,10 @@ def collect(setup: Setup, prompts: Int, reference: bool = True) -> Episodes:
         setup.charge("sum", *steps.tokens.shape)
     else:
         scores = model.score(*replies)
-    ref_logprobs = setup.reference.logprobs(*replies) if reference else rollout.logprobs[:0]
+    ref_logprobs = rollout.logprobs[:0]
+    if reference:
+        out_of_reference = None if lasting else room("reference logprobs", shape, dtype)
+        ref_logprobs = setup.reference.logprobs(*replies, out=out_of_reference)
     return Episodes(*replies, rollout.logprobs, ref_logprobs, scores, steps)
 
 
@@ -80,7 +99,7 @@ def pay(setup: Setup, rewards: Float, episodes: Episodes) -> None:
         rewards += episodes.steps.tokens
         setup.charge("elementwise", rewards.size)
         return
-    last = np.count_nonzero(episodes.mask, axis=1) - 1
+    last = episodes.mask.shape[1] - 1 - (episodes.mask > 0)[:, ::-1].argmax(axis=1)
     rewards[np.arange(len(last)), last] += episodes.scores
     setup.charge("elementwise", len(last))
 

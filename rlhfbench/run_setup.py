@@ -16,6 +16,7 @@ from .errors import InputError
 from .optimizer import AdamW
 from .prepare import Prepared
 from .registry import Arm
+from .room import Room
 from .seeding import stream
 from .tasks.labels import labeller_of
 from .types import (
@@ -41,6 +42,7 @@ class RunSetup:
         )
         self.reference.charge = meter.reference_charge  # type: ignore[attr-defined]
         self.rng = stream(prepared.seed, "arm", arm.label)
+        self.room = Room()
         self._prompt_rng = stream(prepared.seed, "arm", arm.label, "prompts")
         self.served: Sampler = self.policy
         # Copies: what one arm writes into them must reach neither evaluation nor the other arms of the seed.

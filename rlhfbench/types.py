@@ -10,10 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .room import Room
 
 Float: TypeAlias = NDArray[np.floating[Any]]
 Int: TypeAlias = NDArray[np.int64]
@@ -149,12 +162,18 @@ class Policy(Sampler, Protocol):
         """
         ...
 
-    def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    def logprobs(self, prompts: Int, responses: Int, mask: Float, *, out: Float | None = None) -> Float:
         """(B, T) log-probabilities of the response tokens, 0 where the mask is 0; nothing is kept."""
         ...
 
-    def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
+    def values(
+        self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True, out: Float | None = None
+    ) -> Float:
         """(B, T) value of the state before each response token, activations kept as by `logits`."""
+        ...
+
+    def sample(self, prompts: Int, uniforms: Float, *, out: Rollout | None = None) -> Rollout:
+        """As `Sampler`; what is drawn is written to `out`, or new arrays."""
         ...
 
     def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
@@ -226,6 +245,8 @@ class Setup(Protocol):
     preferences: PreferencePairs
     labeller: Labeller
     rng: np.random.Generator
+    room: Room
+    """Where a batch's arrays lie."""
     served: Sampler
 
     def prompts(self, n: int) -> Int:

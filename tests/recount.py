@@ -85,14 +85,14 @@ class CountedPolicy(LinearPolicy):
     def logits(self, *args, **options):
         return self._in("update", super().logits, *args, **options)
 
-    def logprobs(self, *args):
-        return self._in("update", super().logprobs, *args)
+    def logprobs(self, *args, **options):
+        return self._in("update", super().logprobs, *args, **options)
 
     def values(self, *args, **options):
         return self._in("critic", super().values, *args, **options)
 
-    def sample(self, *args):
-        rollout = self._in("rollout", super().sample, *args)
+    def sample(self, *args, **options):
+        rollout = self._in("rollout", super().sample, *args, **options)
         return Rollout(rollout.responses, recount(rollout.mask), recount(rollout.logprobs))
 
     def backward(self, d_logits=None, d_values=None):

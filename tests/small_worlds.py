@@ -8,6 +8,7 @@ import numpy as np
 
 from rlhfbench import oracle
 from rlhfbench.registry import load_task
+from rlhfbench.room import Room
 from rlhfbench.sft import make_policy
 
 
@@ -41,7 +42,7 @@ def listed(tokens=2):
 
 def setup_of(policy, reference):
     """What shared parts of algorithms ask of their setup."""
-    return SimpleNamespace(policy=policy, reference=reference, charge=lambda *work: None)
+    return SimpleNamespace(policy=policy, reference=reference, charge=lambda *work: None, room=Room())
 
 
 def directional(value, policy, direction, step=1e-5):

@@ -54,6 +54,20 @@ def test_a_view_is_changed_in_place():
     np.testing.assert_allclose(whole[:, 0], [1, 0.9, 0.9], rtol=1e-6)
 
 
+def test_views_that_overlap_are_named():
+    """Of arrays apart they do not, wherever they lie in these."""
+    whole, others = np.ones(10), [np.zeros(6) for _ in range(3)]
+    optim.adamw(whole[:4], *(array[2:] for array in others), 1, 0.1)
+    for place, name in ((0, "grads"), (1, "m"), (2, "v")):
+        arrays = [array[:4] for array in others]
+        arrays[place] = whole[3:7]
+        with pytest.raises(ValueError, match=f"^{name}: overlaps params"):
+            optim.adamw(whole[:4], *arrays, 1, 0.1)
+    both = np.zeros((2, 4))
+    optim.adamw(np.ones(4), np.ones(4), both[0], both[1], 1, 0.1)
+    assert both.all()
+
+
 def test_global_norm():
     x = RNG(1).standard_normal((3, 5)).astype(np.float32)
     assert optim.global_norm(x) == pytest.approx(np.linalg.norm(x), rel=1e-6)

@@ -121,6 +121,38 @@ def test_a_wrong_mask_is_named(weight):
             call()
 
 
+@pytest.mark.parametrize("function", [g.ppo_clip, g.value_clip])
+def test_a_gradient_goes_where_it_is_asked_to(function):
+    arrays = *drawn(3, seed=5), MASK
+    expected, out = function(*arrays, 0.2), np.full(MASK.shape, -7.0)
+    found = function(*arrays, 0.2, out)
+    assert found[1] is out
+    np.testing.assert_array_equal(out, expected[1])
+    assert found[::2] == expected[::2]
+    for taken in arrays:
+        with pytest.raises(ValueError, match=r"^out: overlaps"):
+            function(*arrays, 0.2, taken)
+    with pytest.raises(ValueError, match=r"^out: "):
+        function(*arrays, 0.2, out[1:])
+
+
+def test_advantages_and_returns_go_where_they_are_asked_to():
+    arrays = *drawn(2, seed=6), MASK
+    expected, outs = g.gae(*arrays, 0.9, 0.8), (np.full(MASK.shape, -7.0), np.full(MASK.shape, -7.0))
+    found = g.gae(*arrays, 0.9, 0.8, outs)
+    assert found.advantages is outs[0]
+    assert found.returns is outs[1]
+    np.testing.assert_array_equal(outs, expected)
+    for place in (0, 1):
+        for taken in (*arrays, outs[1 - place]):
+            wrong = (taken, outs[1]) if place == 0 else (outs[0], taken)
+            with pytest.raises(ValueError, match=r"^out: overlaps"):
+                g.gae(*arrays, 0.9, 0.8, wrong)
+    for wrong in (None, [None, None], outs[0], (None, None, None)):
+        with pytest.raises(TypeError, match=r"^out: "):
+            g.gae(*arrays, 0.9, 0.8, wrong)
+
+
 def test_value_clip_by_hand():
     result = g.value_clip([1.0, 1.0], [0.0, 0.9], [2.0, 2.0], [1, 1], 0.5)
     assert result.loss == pytest.approx(0.5 * (1.5**2 + 1) / 2)

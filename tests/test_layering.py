@@ -37,7 +37,8 @@ LAYERS = {
     "rlhfbench.hacking": "",
     "rlhfbench.kl_control": "",
     "rlhfbench.seeding": "",
-    "rlhfbench.types": "",
+    "rlhfbench.room": "",
+    "rlhfbench.types": "~room",
     "rlhfbench.environment": "",
     "rlhfbench.options": "errors",
     "rlhfbench.metrics": "types",
@@ -67,7 +68,7 @@ LAYERS = {
     "rlhfbench.schedules": "",
     "rlhfbench.pair_training": "kernels.* metrics options schedules types",
     "rlhfbench.kl_penalty": "kernels.* types",
-    "rlhfbench.rollouts": "kernels.* kl_penalty metrics types",
+    "rlhfbench.rollouts": "kernels.* kl_penalty metrics room types",
     "rlhfbench.lagrange": "",
     "rlhfbench.ppo_step": "kernels.* kl_control kl_penalty metrics options rollouts schedules types",
     "rlhfbench.selection": "options types",
@@ -83,7 +84,7 @@ LAYERS = {
     "rlhfbench.rewards.composed": f"{KERNELS} rewards.* rewards.transformer types",
     "rlhfbench.rewards.gold": "types",
     "rlhfbench.verifiers": "errors registry rewards.* seeding types",
-    "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* types",
+    "rlhfbench.rewards.transformer": f"{KERNELS} policies.* rewards.* room types",
     "rlhfbench.rewards.words": f"{KERNELS} policies.* rewards.transformer types",
     "rlhfbench.rewards.transformer_training": (
         f"{KERNELS} optimizer options policies.* rankings rewards.* rewards.transformer rewards.words schedules"
@@ -125,7 +126,9 @@ LAYERS = {
         " rewards.transformer seeding sft tasks.* types verifiers"
     ),
     "rlhfbench.evaluation": f"{KERNELS} compute prepare records rewards.gold types",
-    "rlhfbench.run_setup": f"{KERNELS} compute cost_models errors optimizer prepare registry seeding tasks.* types",
+    "rlhfbench.run_setup": (
+        f"{KERNELS} compute cost_models errors optimizer prepare registry room seeding tasks.* types"
+    ),
     "rlhfbench.run": (
         f"{KERNELS} compute cost_models environment errors evaluation prepare records registry results run_setup types"
     ),

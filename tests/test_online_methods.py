@@ -16,6 +16,7 @@ from rlhfbench.kl_penalty import KINDS
 from rlhfbench.prepare import prepare
 from rlhfbench.registry import load_task, parse_arm
 from rlhfbench.rollouts import collect, groups
+from rlhfbench.room import Room
 from rlhfbench.run import run
 
 B, G = 12, 3
@@ -34,7 +35,7 @@ class World:
     def __init__(self, kind="linear", seed=0):
         self.policy, self.reference = two_policies(kind, spread=0.5)
         self.reward_model = Scores()
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.room = np.random.default_rng(seed), Room()
         self.gradients, self.charges = [], []
 
     def prompts(self, n):
@@ -83,6 +84,21 @@ def test_the_first_step_of_all_policy_gradients_is_reinforce():
         np.testing.assert_allclose(
             found / np.linalg.norm(found), centred / np.linalg.norm(centred), atol=1e-6
         )
+
+
+def test_the_next_episodes_write_over_those_that_need_not_last():
+    world = World()
+    lasting = collect(world, world.prompts(B))
+    before = [array.copy() for array in (*lasting.replies, lasting.logprobs, lasting.ref_logprobs)]
+    passing = collect(world, world.prompts(B), lasting=False)
+    after = collect(world, world.prompts(B), lasting=False)
+    assert after.responses is passing.responses
+    assert not np.array_equal(after.responses, lasting.responses)
+    for array, kept in zip((*lasting.replies, lasting.logprobs, lasting.ref_logprobs), before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+    again = collect(World(), world.prompts(B), lasting=False)
+    for name in ("responses", "mask", "logprobs", "ref_logprobs"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(lasting, name))
 
 
 def test_groups_hold_replies_to_one_prompt():
@@ -178,7 +194,7 @@ def test_online_dpo_prefers_what_the_reward_model_prefers():
 def test_episodes_without_a_reference_can_be_taken_from():
     world = World()
     episodes = collect(world, world.prompts(4), reference=False)
-    part = episodes.take(np.array([2, 0]))
+    part = episodes.take(np.array([2, 0]), world.room)
     assert part.ref_logprobs.shape == (0, 2)
     np.testing.assert_array_equal(part.scores, episodes.scores[[2, 0]])
     assert (episodes.whole == 1).all()

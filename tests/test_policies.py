@@ -8,6 +8,8 @@ import pytest
 from kernels import reference_loglinear
 from rlhfbench.policies.linear import LinearPolicy
 from rlhfbench.policies.tabular import TabularPolicy
+from rlhfbench.policies.transformer import TransformerPolicy
+from rlhfbench.types import Rollout
 
 PROMPTS = np.array([[-1, 2], [0, 1], [-1, -1], [3, 3]])
 RESPONSES = np.array([[1, 0, 4], [2, 4, 0], [3, 3, 3], [4, 0, 0]])
@@ -147,3 +149,29 @@ def test_tensors_are_views_of_the_flat_arrays(kind):
     policy = make(kind)
     assert all(np.shares_memory(w, policy.params) for w in policy._w if w.size)
     assert sum(w.size for w in policy._w) == policy.params.size
+
+
+@pytest.mark.parametrize("policy", ["linear", "tabular", "transformer"])
+def test_results_go_where_they_are_asked_to(policy):
+    if policy == "transformer":
+        rng = np.random.default_rng(0)
+        one = TransformerPolicy(4, 5, 3, prompt_length=2, width=8, eos=4, rng=rng, dtype=np.float64)
+    else:
+        one = make(policy)
+    inputs, shape = (PROMPTS, RESPONSES, MASK.astype(float)), MASK.shape
+    for call in (one.values, one.logprobs):
+        out = np.full(shape, 7.0)
+        assert call(*inputs, out=out) is out
+        np.testing.assert_array_equal(out, call(*inputs))
+        for wrong in (out[1:].copy(), out.astype(np.float32)):
+            with pytest.raises(ValueError, match=r"^out: "):
+                call(*inputs, out=wrong)
+    uniforms = np.random.default_rng(0).random(shape)
+    arrays = np.full(shape, 3), np.full(shape, 7.0), np.full(shape, 7.0)
+    rollout, expected = Rollout(*arrays), one.sample(PROMPTS, uniforms)
+    assert one.sample(PROMPTS, uniforms, out=rollout) is rollout
+    for name, wanted in vars(expected).items():
+        np.testing.assert_array_equal(getattr(rollout, name), wanted)
+    for wrong in ((arrays[1], *arrays[1:]), (arrays[0], arrays[1][1:], arrays[2])):
+        with pytest.raises(ValueError, match=r"^out: "):
+            one.sample(PROMPTS, uniforms, out=Rollout(*wrong))

@@ -228,7 +228,7 @@ def test_ten_steps_of_dpo_follow_pytorch():
     loss_of = partial(dpo.losses, setup, config)
     tensors = [torch.from_numpy(a) for a in (prompts, responses, mask, REFERENCE)]
     for _ in range(10):
-        step = pair_step(setup, config, mine, loss_of, pairs, REFERENCE[:4], REFERENCE[4:])
+        step = pair_step(setup, config, mine, loss_of, pairs, np.arange(4), REFERENCE[:4], REFERENCE[4:])
         trace.append((step["loss"], float(peer.dpo_step(model, theirs, *tensors, BETA, 1.0))))
     got, want = np.array(trace).T
     np.testing.assert_allclose(got, want, rtol=1e-4)

@@ -99,7 +99,7 @@ def kto(setup: Setup, config: KTOConfig) -> Iterator[Metrics]:
     for index in batches(setup, config):
         kl = reference_point(setup, others.take(index), ref_others[:, index])
         given = ref_chosen[index], ref_rejected[index], kl
-        metrics = pair_step(setup, config, optimizer, loss_of, pairs.take(index), *given)
+        metrics = pair_step(setup, config, optimizer, loss_of, pairs, index, *given)
         yield {**metrics, "kl/reference_point": kl}
 
 

@@ -79,7 +79,7 @@ def online_dpo(setup: Setup, config: OnlineDPOConfig) -> Iterator[Metrics]:
         pairs = episodes.scores.reshape(-1, 2)
         first_wins = pairs[:, 0] >= pairs[:, 1]  # of equal scores the first, which is as good as any
         chosen = np.arange(0, config.batch_size, 2) + ~first_wins
-        labelled = episodes.take(np.concatenate([chosen, chosen ^ 1]))
+        labelled = episodes.take(np.concatenate([chosen, chosen ^ 1]), setup.room)
         yield episode_metrics(episodes, config.beta) | pair_step(setup, config, optimizer, labelled)
 
 

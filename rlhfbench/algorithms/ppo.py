@@ -26,5 +26,5 @@ def ppo(setup: Setup, config: PPOConfig) -> Iterator[Metrics]:
     optimizer = setup.optimizer(config.learning_rate, max_grad_norm=config.max_grad_norm)
     control = kl_control(config)
     for _ in setup.steps(config.updates):
-        prompts = setup.prompts(config.batch_size)
-        yield ppo_update(setup, config, optimizer, control, collect(setup, prompts))
+        episodes = collect(setup, setup.prompts(config.batch_size), lasting=False)
+        yield ppo_update(setup, config, optimizer, control, episodes)

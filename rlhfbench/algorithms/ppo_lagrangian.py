@@ -65,7 +65,7 @@ def ppo_lagrangian(setup: Setup, config: PPOLagrangianConfig) -> Iterator[Metric
     control = kl_control(config)
     multiplier = Multiplier(config.lambda_init, config.cost_limit, config.lambda_lr, config.lambda_max)
     for _ in setup.steps(config.updates):
-        episodes = collect(setup, setup.prompts(config.batch_size))
+        episodes = collect(setup, setup.prompts(config.batch_size), lasting=False)
         costs = setup.cost_model.score(*episodes.replies)
         metrics = ppo_update(
             setup, config, optimizer, control, penalised(setup, episodes, costs, multiplier.value)

@@ -88,7 +88,7 @@ def raft(setup: Setup, config: RAFTConfig) -> Iterator[Metrics]:
         episodes = collect(setup, groups(setup, B, K), reference=config.beta > 0)
         ranked_by = penalised_scores(setup, episodes, "k1:reward", config.beta)
         best = np.arange(0, B, K) + ranked_by.reshape(-1, K).argmax(axis=1)
-        kept = episodes.take(best)
+        kept = episodes.take(best, setup.room)
         for _ in range(config.num_epochs):
             fine_tune(setup, config, optimizer, kept)
         yield episode_metrics(episodes, config.beta) | {"reward/kept": mean(kept.scores)}

@@ -10,6 +10,7 @@ import numpy as np
 from kernels import flops, loglinear
 
 from ..types import Float, Int, Rollout
+from . import _outputs
 
 NEVER = -1e4
 """A logit whose token has probability exactly 0 in float32 and float64, yet stays finite."""
@@ -88,22 +89,23 @@ class LinearPolicy:
         self._charge("logits", "loglinear_logits", prompts, mask, self.vocab_size)
         return out
 
-    def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    def logprobs(self, prompts: Int, responses: Int, mask: Float, *, out: Float | None = None) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
-        out = np.empty(responses.shape, self.params.dtype)
+        out = _outputs.floats(out, responses.shape, self.params.dtype)
         loglinear.logprobs_jit(prompts, responses, mask, *self._w[:3], self._base, self._row, out)
         self._charge("logprobs", "loglinear_logprobs", prompts, mask, self.vocab_size)
         return out
 
-    def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
+    def values(
+        self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True, out: Float | None = None
+    ) -> Float:
         """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps the inputs for `backward`."""
-        B, T = responses.shape
-        out = np.empty((B, T, 1), self.params.dtype)
-        loglinear.logits_jit(prompts, responses, mask, *self._w[3:], self._value_base, out)
+        out = _outputs.floats(out, responses.shape, self.params.dtype)
+        loglinear.logits_jit(prompts, responses, mask, *self._w[3:], self._value_base, out[..., None])
         if keep:
             self._inputs = (prompts, responses, mask)
         self._charge("values", "loglinear_logits", prompts, mask, 1)
-        return out.reshape(B, T)
+        return out
 
     def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
         """Accumulate gradients for the latest inputs; `d_logits` (B, T, V), `d_values` (B, T)."""
@@ -117,17 +119,15 @@ class LinearPolicy:
             loglinear.backward_jit(prompts, responses, mask, d, self._value_base, *self._g[3:])
             self._charge("values_backward", "loglinear_backward", prompts, mask, 1)
 
-    def sample(self, prompts: Int, uniforms: Float) -> Rollout:
+    def sample(self, prompts: Int, uniforms: Float, *, out: Rollout | None = None) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
-        B, T = uniforms.shape
-        responses = np.empty((B, T), np.int64)
-        mask = np.empty((B, T), self.params.dtype)
-        logprobs = np.empty((B, T), self.params.dtype)
+        out = _outputs.rollout(out, uniforms.shape, self.params.dtype)
         eos = -1 if self.eos is None else self.eos
         scratch = (self._base, self._row, *loglinear.sample_scratch(self.vocab_size, self.params.dtype))
-        loglinear.sample_jit(prompts, uniforms, eos, *self._w[:3], *scratch, responses, mask, logprobs)
-        self._charge("sample", "loglinear_sample", prompts, mask, self.vocab_size)
-        return Rollout(responses, mask, logprobs)
+        written = out.responses, out.mask, out.logprobs
+        loglinear.sample_jit(prompts, uniforms, eos, *self._w[:3], *scratch, *written)
+        self._charge("sample", "loglinear_sample", prompts, out.mask, self.vocab_size)
+        return out
 
     def clone(self) -> LinearPolicy:
         """A copy that shares no memory with this one and charges the same account."""

@@ -16,7 +16,7 @@ from kernels import categorical, flops, nn
 from kernels.passes import CHUNK, Room
 
 from ..types import Float, Int, Rollout
-from . import _backbone, _decoding, _work
+from . import _backbone, _decoding, _outputs, _work
 from ._buffers import Buffers, aligned, equal, scratch
 from ._packed import NOTHING, Packed, pack
 from ._weights import Sizes, initialise, size, tensors, views
@@ -141,11 +141,14 @@ class TransformerPolicy:
         self._charge("logits", _work.head(len(hidden), self.sizes.width, self.vocab_size), len(hidden))
         return out
 
-    def values(self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True) -> Float:
+    def values(
+        self, prompts: Int, responses: Int, mask: Float, *, keep: bool = True, out: Float | None = None
+    ) -> Float:
         """Values (B, T) of the states before each token; 0 where the mask is 0. Keeps activations."""
         get = self._scratch.begin()
         packed, hidden = self._forward(prompts, responses, mask, "values", keep, get)
-        out = np.zeros(mask.shape, self.params.dtype)
+        out = _outputs.floats(out, mask.shape, self.params.dtype)
+        out[...] = 0
         found = np.matmul(hidden, self._w.value, out=get("values", len(hidden)))
         found += self._w.value_bias
         out.reshape(-1)[packed.cells] = found
@@ -157,11 +160,12 @@ class TransformerPolicy:
         _, hidden = self._forward(prompts, responses, mask, "values", False, self._scratch.begin())
         return hidden.copy()
 
-    def logprobs(self, prompts: Int, responses: Int, mask: Float) -> Float:
+    def logprobs(self, prompts: Int, responses: Int, mask: Float, *, out: Float | None = None) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
         get = self._scratch.begin()
         packed = self._pack(prompts, responses, mask, get)
-        out = np.zeros(responses.shape, self.params.dtype)
+        out = _outputs.floats(out, responses.shape, self.params.dtype)
+        out[...] = 0
         hidden, _ = self._pass(packed, None, get)
         tokens, found = responses.reshape(-1), out.reshape(-1)
         for some in _slices(len(hidden)):
@@ -216,15 +220,14 @@ class TransformerPolicy:
         activations = _backbone.kept(NOTHING, self.sizes, room, room)
         _backbone.backward(nothing, NOTHING, self._tensors, self._slopes, self.sizes, activations, room)
 
-    def sample(self, prompts: Int, uniforms: Float) -> Rollout:
+    def sample(self, prompts: Int, uniforms: Float, *, out: Rollout | None = None) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
-        shape = uniforms.shape
-        rollout = Rollout(
-            np.zeros(shape, np.int64), np.zeros(shape, self.params.dtype), np.zeros(shape, self.params.dtype)
-        )
+        out = _outputs.rollout(out, uniforms.shape, self.params.dtype)
+        for array in (out.responses, out.mask, out.logprobs):
+            array[...] = 0
         if uniforms.size:
-            self._decode(prompts, uniforms, rollout)
-        return rollout
+            self._decode(prompts, uniforms, out)
+        return out
 
     def _decode(self, prompts: Int, uniforms: Float, out: Rollout) -> None:
         """Writes what is drawn by `uniforms` (B, T)."""

@@ -15,6 +15,7 @@ from kernels import flops
 
 from ..policies._weights import Sizes, size, views
 from ..policies.transformer import TransformerPolicy
+from ..room import Room
 from ..types import Float, Int
 from .penalty import total
 
@@ -47,6 +48,7 @@ class TransformerRewardModel:
     def __init__(self, backbone: TransformerPolicy) -> None:
         self.backbone = backbone
         self.charge: Charge | None = None
+        self._room = Room()
 
     def score(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """(B,) scores of responses (B, T) in the mask's dtype, float32 or float64."""
@@ -55,7 +57,8 @@ class TransformerRewardModel:
         out = np.empty(len(responses), mask.dtype)
         for begin in range(0, len(responses), CHUNK):
             some = slice(begin, begin + CHUNK)
-            out[some] = read_scores(self.backbone, prompts[some], responses[some], mask[some], keep=False)[0]
+            replies = prompts[some], responses[some], mask[some]
+            out[some] = read_scores(self.backbone, *replies, keep=False, room=self._room)[0]
         if self.charge is not None:
             self.charge(total(*works), len(responses))
         return out
@@ -115,11 +118,18 @@ class TransformerRewardModel:
 
 
 def read_scores(
-    backbone: TransformerPolicy, prompts: Int, responses: Int, mask: Float, *, keep: bool = True
+    backbone: TransformerPolicy,
+    prompts: Int,
+    responses: Int,
+    mask: Float,
+    *,
+    keep: bool = True,
+    room: Room | None = None,
 ) -> tuple[Float, Int]:
     """(B,) values at the states after the replies' last tokens, and how many tokens come before."""
-    longer, ends, lengths = after(backbone, responses, mask)
-    values = backbone.values(prompts, longer, ends, keep=keep)
+    longer, ends, lengths = after(backbone, responses, mask, room)
+    out = None if room is None else room.like("values", ends)
+    values = backbone.values(prompts, longer, ends, keep=keep, out=out)
     return values[np.arange(len(lengths)), lengths], lengths
 
 
@@ -129,15 +139,20 @@ def read_states(backbone: TransformerPolicy, prompts: Int, responses: Int, mask:
     return backbone.states(prompts, longer, ends)
 
 
-def after(backbone: TransformerPolicy, responses: Int, mask: Float) -> tuple[Int, Float, Int]:
+def after(
+    backbone: TransformerPolicy, responses: Int, mask: Float, room: Room | None = None
+) -> tuple[Int, Float, Int]:
     """Responses (B, T + 1), a mask that leaves the place after each one's last token alone, and where that is (B,)."""
-    B, T = responses.shape
+    (B, T), room = responses.shape, room or Room()
     if backbone.max_length <= T:
         raise ValueError(f"responses: came with {T} tokens, at most {backbone.max_length - 1} are needed")
-    lengths = np.max(np.where(mask > 0, np.arange(1, T + 1), 0), axis=1, initial=0)
-    longer = np.zeros((B, T + 1), np.int64)
-    longer[:, :T] = responses
-    return longer, at(lengths, np.ones(B, backbone.params.dtype), T + 1), lengths
+    longer, ends = room("longer", (B, T + 1), np.int64), room("ends", (B, T + 1), backbone.params.dtype)
+    longer[:, :T], longer[:, T] = responses, 0
+    ends[:, 0], ends[:, 1:] = 1, mask > 0
+    lengths = T - ends[:, ::-1].argmax(axis=1)
+    ends[...] = 0
+    ends[np.arange(B), lengths] = 1
+    return longer, ends, lengths
 
 
 def at(places: Int, numbers: Float, width: int) -> Float:

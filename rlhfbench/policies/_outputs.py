@@ -1,0 +1,31 @@
+"""Where policies write what they return: arrays that the caller gives, or new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..types import Float, Rollout
+
+
+def floats(out: Float | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Float:
+    """`out`, or an array of whatever values."""
+    return np.empty(shape, dtype) if out is None else _fitting(out, shape, dtype)
+
+
+def rollout(out: Rollout | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rollout:
+    """The same for what is drawn."""
+    if out is None:
+        return Rollout(np.empty(shape, np.int64), np.empty(shape, dtype), np.empty(shape, dtype))
+    _fitting(out.responses, shape, np.dtype(np.int64))
+    _fitting(out.mask, shape, dtype)
+    _fitting(out.logprobs, shape, dtype)
+    return out
+
+
+def _fitting(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    if out.shape != shape or out.dtype != dtype:
+        came = f"shape {out.shape} and dtype {out.dtype}"
+        raise ValueError(f"out: came with {came}, {shape} and {dtype} is needed")
+    return out

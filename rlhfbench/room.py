@@ -1,0 +1,41 @@
+"""Memory that a run uses again: the arrays of a batch, which every update needs anew in the same shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Room:
+    """Arrays by name. What an array holds is gone once its name is asked for again: nobody else may keep it."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """An array of whatever values: the one that had this name, if that fits."""
+        held = self._held.get(name)
+        if held is None or held.shape != shape or held.dtype != dtype:
+            held = self._held[name] = np.empty(shape, dtype)
+        return held
+
+    def like(self, name: str, other: NDArray[Any]) -> NDArray[Any]:
+        """One of the shape and type of another."""
+        return self(name, other.shape, other.dtype)
+
+    def take(self, name: str, rows: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
+        """The `rows` at `index`, which are there."""
+        out = self(name, (len(index), *rows.shape[1:]), rows.dtype)
+        return rows.take(index, 0, out, "clip")  # "raise" takes a copy
+
+    def take_both(
+        self, name: str, ones: NDArray[Any], others: NDArray[Any], index: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        """First the rows of `ones` at `index`, then those of `others`."""
+        n = len(index)
+        out = self(name, (2 * n, *ones.shape[1:]), ones.dtype)
+        ones.take(index, 0, out[:n], "clip")
+        others.take(index, 0, out[n:], "clip")
+        return out
