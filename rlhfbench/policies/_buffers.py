@@ -47,6 +47,7 @@ class Buffers:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
+        self._line = max(LINE // dtype.itemsize, 1)
         self._memory = aligned(0, dtype)
         self._used = self._apart = self._turn = 0
         self._places: dict[str, _Place] = {}
@@ -96,13 +97,14 @@ class Buffers:
         size, place = prod(shape), self._places.get(name)
         if place is None or place.turn != self._turn or len(place.flat) < size:
             place = self._places[name] = self._cut(size)
-        place.shape, place.view = shape, place.flat[:size].reshape(shape)
+        place.shape, place.view = shape, place.flat[:size]
+        if len(shape) > 1:
+            place.view = place.view.reshape(shape)
         return place.view
 
     def _cut(self, size: int) -> _Place:
         """`size` numbers from the beginning of a cache line on."""
-        line = max(LINE // self.dtype.itemsize, 1)
-        start = self._used
+        start, line = self._used, self._line
         self._used += -(-size // line) * line
         flat = self._memory[start : start + size]
         if self._used > len(self._memory):

@@ -6,7 +6,7 @@ comes before it a prompt: so the last block has nothing else to do (`_backbone`)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from ..types import Float, Int
 from ._buffers import Buffers
 
 
-@dataclass(frozen=True)
-class Packed:
-    """`rows` tokens: first those of the distinct prompts, then those of the responses, of which some have a logit.
+class Packed(NamedTuple):
+    """Tokens: first those of the distinct prompts, then those of the responses, of which some have a logit.
 
     Attributes
     ----------
+    rows : int
+        How many tokens.
     tokens, places : (rows,)
         Rows of the token table and of the position table.
     prompt_rows : int
@@ -42,6 +43,7 @@ class Packed:
         `seen` of the prompts, and of the responses.
     """
 
+    rows: int
     tokens: Int
     places: Int
     prompt_rows: int
@@ -57,15 +59,11 @@ class Packed:
     seen_last: tuple[int, int]
 
     @property
-    def rows(self) -> int:
-        return len(self.tokens)
-
-    @property
     def alone(self) -> Packed:
         """The prompts without any response."""
         rows, none = slice(self.prompt_rows), slice(0)
-        return replace(
-            self,
+        return self._replace(
+            rows=self.prompt_rows,
             tokens=self.tokens[rows],
             places=self.places[rows],
             spans=self.spans[: self.prompts],
@@ -77,12 +75,14 @@ class Packed:
     @property
     def seen(self) -> tuple[int, int]:
         """(pairs of a query and a key that it sees, pairs scored) of all spans, as `kernels.flops` counts them."""
-        pairs, scored = (sum(both) for both in zip(self.seen_first, self.seen_last, strict=True))
-        return pairs, scored
+        (pairs, scored), (pairs_last, scored_last) = self.seen_first, self.seen_last
+        return pairs + pairs_last, scored + scored_last
 
 
 _NONE = np.zeros(0, np.int64)
-NOTHING = Packed(_NONE, _NONE, 0, np.zeros((0, 5), np.int64), 0, 0, 1, 1, _NONE, _NONE, True, (0, 0), (0, 0))
+NOTHING = Packed(
+    0, _NONE, _NONE, 0, np.zeros((0, 5), np.int64), 0, 0, 1, 1, _NONE, _NONE, True, (0, 0), (0, 0)
+)
 """No sequence."""
 
 
@@ -123,6 +123,7 @@ def pack(
     )
     rows, prompt_rows, known, count, weights, longest, widest, picked, *seen = sizes.tolist()
     return Packed(
+        rows,
         tokens[0, :rows],
         tokens[1, :rows],
         prompt_rows,
