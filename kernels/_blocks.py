@@ -23,6 +23,7 @@ __all__ = [
     "embedding_jit",
     "gelu_backward_jit",
     "gelu_jit",
+    "gelu_over_jit",
     "layer_norm_backward_jit",
     "layer_norm_jit",
     "residual_norm_jit",
@@ -219,14 +220,19 @@ def layer_norm_backward_jit(d_out, x, gain, means, shares, d_x, d_gain, d_shift,
 
 
 @jit
+def _gate(z, row):
+    """What gelu multiplies z by, and the part of its exponent that is cubic, over z."""
+    one, bend = narrow(1.0, row), z * z * narrow(-CUBE, row)
+    exponent = at_most(z * (bend + narrow(-RATE, row)), narrow(HIGHEST, row))
+    return one / (power(exponent, narrow(LOG2E, row)) + one), bend
+
+
+@jit
 def _gated(z, row):
     """gelu of z, and its slope."""
-    rate, cube = narrow(-RATE, row), narrow(-CUBE, row)
-    one, three, scale = narrow(1.0, row), narrow(3.0, row), narrow(LOG2E, row)
-    bend = z * z * cube
-    gate = one / (power(at_most(z * (bend + rate), narrow(HIGHEST, row)), scale) + one)
+    gate, bend = _gate(z, row)
     y = z * gate
-    return y, gate - (y - y * gate) * fma(bend, three, rate)
+    return y, gate - (y - y * gate) * fma(bend, narrow(3.0, row), narrow(-RATE, row))
 
 
 @jit
@@ -247,6 +253,26 @@ def gelu_jit(bias, x, out):
             y, slope = _gated(load_part(row, v, F, zero) + load_part(to_bias, v, F, zero), row)
             store_part(to, v, F, y)
             store_part(row, v, F, slope)
+
+
+@jit
+def gelu_over_jit(bias, x):
+    """Writes gelu(x + bias) over x (N, F), where nobody asks for the slope."""
+    to_bias = as_row(bias)
+    for n in range(x.shape[0]):
+        row = row_of(x, n)
+        F = length(row)
+        v = 0
+        while v + width(row) <= F:
+            z = load(row, v) + load(to_bias, v)
+            gate, _ = _gate(z, row)
+            store(row, v, z * gate)
+            v += width(row)
+        if v < F:
+            zero = narrow(0.0, row)
+            z = load_part(row, v, F, zero) + load_part(to_bias, v, F, zero)
+            gate, _ = _gate(z, row)
+            store_part(row, v, F, z * gate)
 
 
 @fused

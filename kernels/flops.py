@@ -259,6 +259,7 @@ FORMULAS: dict[str, Formula] = {
     "residual_norm": _rows(lambda C: _layer_norm(C).plus(Work(2 * C, 0))),
     "layer_norm_backward": _rows(lambda C: Work(18 * C + 2, 0)),
     "gelu": _each(16, 1),
+    "gelu_over": _each(10, 1),  # without the slope
     "gelu_backward": _each(2),
     "draw": _rows(lambda V: _draw(V).plus(Work(4, 1))),
     "attention": _attention,

@@ -176,6 +176,14 @@ def test_a_step_with_cache_equals_the_last_row_of_attention(dtype, size):
 
 
 @DTYPE
+@SIZE
+def test_gelu_without_slopes_is_the_same(dtype, size):
+    x = table.inputs(size, dtype)
+    x.branch[0] *= 50
+    np.testing.assert_array_equal(table.run("gelu_over", x)["x"], table.run("gelu", x)["out"])
+
+
+@DTYPE
 def test_scores_far_apart_and_large_inputs_stay_finite(dtype):
     x = table.inputs(table.SIZES[0], dtype)
     x.qkv[...] *= 300
