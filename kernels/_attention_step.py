@@ -11,16 +11,15 @@ import math
 
 import numpy as np
 
-from ._heads import (
-    HEADS,
-    at_heads,
-    largest_of_heads,
-    load_heads,
-    plus,
-    shares_of_heads,
-    store_heads,
-    store_heads_over,
-    totals_of_heads,
+from ._abreast import (
+    ABREAST,
+    at_each,
+    largest_each,
+    load_each,
+    spread,
+    store_each,
+    store_each_over,
+    total_each,
 )
 from ._jit import jit
 from ._lanemath import fma, larger, nothing, power
@@ -37,21 +36,7 @@ LANES = 16
 
 def step_room(heads: int, J: int) -> int:
     """Elements of the scratch of `attention_step_jit`: of some heads the scores of J keys each, in whole vectors."""
-    return min(heads, HEADS) * (-(-J // LANES) * LANES)
-
-
-@jit
-def fill_cache_jit(qkv, before, prefix, keys, values):
-    """Copies prompts of `prefix` (B,) rows from `before` (B,) on to keys (B, C, J) and values (B, J, C)."""
-    B, C = keys.shape[:2]
-    for b in range(B):
-        first = before[b]
-        for c in range(C):
-            for j in range(prefix[b]):
-                keys[b, c, j] = qkv[first + j, C + c]
-        for j in range(prefix[b]):
-            for c in range(C):
-                values[b, j, c] = qkv[first + j, 2 * C + c]
+    return min(heads, ABREAST) * (-(-J // LANES) * LANES)
 
 
 @jit(forceinline=True)
@@ -67,6 +52,14 @@ def _write(x, n, sequence, end, keys, values):
         v += width(to)
 
 
+@jit
+def fill_cache_jit(qkv, before, prefix, keys, values):
+    """Copies prompts of `prefix` (B,) rows from `before` (B,) on to keys (B, C, J) and values (B, J, C)."""
+    for b in range(keys.shape[0]):
+        for j in range(prefix[b]):
+            _write(qkv, before[b] + j, START, j, keys[b], values[b])
+
+
 @jit(forceinline=True)
 def _scores(x, start, size, heads, keys, base, J, row, wide):
     """Writes row, in whole vectors: each head's products of its query, x from `start` on, with J columns of its keys.
@@ -78,49 +71,49 @@ def _scores(x, start, size, heads, keys, base, J, row, wide):
     first, step = base * down, size * down
     v = 0
     while v + W < J:
-        query = at_heads(x, start, size, heads)
-        lanes = load_heads(keys, first + v, step, heads, W, zero) * query
-        more = load_heads(keys, first + v + W, step, heads, J - v - W, zero) * query
+        query = at_each(x, start, size, heads)
+        lanes = load_each(keys, first + v, step, heads, W, zero) * query
+        more = load_each(keys, first + v + W, step, heads, J - v - W, zero) * query
         for d in range(1, size):
-            query, place = at_heads(x, start + d, size, heads), first + d * down + v
-            lanes = fma(load_heads(keys, place, step, heads, W, zero), query, lanes)
-            more = fma(load_heads(keys, place + W, step, heads, J - v - W, zero), query, more)
-        store_heads_over(row, v, wide, heads, J - v, lanes)
-        store_heads_over(row, v + W, wide, heads, J - v - W, more)
+            query, place = at_each(x, start + d, size, heads), first + d * down + v
+            lanes = fma(load_each(keys, place, step, heads, W, zero), query, lanes)
+            more = fma(load_each(keys, place + W, step, heads, J - v - W, zero), query, more)
+        store_each_over(row, v, wide, heads, J - v, lanes)
+        store_each_over(row, v + W, wide, heads, J - v - W, more)
         v += 2 * W
     if v < J:
-        lanes = load_heads(keys, first + v, step, heads, J - v, zero) * at_heads(x, start, size, heads)
+        lanes = load_each(keys, first + v, step, heads, J - v, zero) * at_each(x, start, size, heads)
         for d in range(1, size):
-            key = load_heads(keys, first + d * down + v, step, heads, J - v, zero)
-            lanes = fma(key, at_heads(x, start + d, size, heads), lanes)
-        store_heads_over(row, v, wide, heads, J - v, lanes)
+            key = load_each(keys, first + d * down + v, step, heads, J - v, zero)
+            lanes = fma(key, at_each(x, start + d, size, heads), lanes)
+        store_each_over(row, v, wide, heads, J - v, lanes)
 
 
 @jit(forceinline=True)
 def _softmax(row, wide, heads, J, scale):
     """Turns J scores of each head into weights, 2**(x scale) over their sum, in whole vectors."""
     lowest, W = narrow(-np.inf, row), width(stretch(row, 0, 0))
-    lanes = load_heads(row, START, wide, heads, J, lowest)
+    lanes = load_each(row, START, wide, heads, J, lowest)
     tops = lanes
     v = W
     while v < J:
-        tops = larger(tops, load_heads(row, v, wide, heads, J - v, lowest))
+        tops = larger(tops, load_each(row, v, wide, heads, J - v, lowest))
         v += W
-    top = largest_of_heads(tops)
+    top = largest_each(tops)
     lanes = power(lanes - top, scale)
-    masses = totals_of_heads(lanes)
+    masses = total_each(lanes)
     v = W
     while v < J:
-        more = power(load_heads(row, v, wide, heads, J - v, lowest) - top, scale)
-        store_heads_over(row, v, wide, heads, J - v, more)
-        masses = plus(masses, totals_of_heads(more))
+        more = power(load_each(row, v, wide, heads, J - v, lowest) - top, scale)
+        store_each_over(row, v, wide, heads, J - v, more)
+        masses = masses + total_each(more)
         v += W
-    share = shares_of_heads(masses, row)
-    store_heads_over(row, START, wide, heads, J, lanes * share)
+    share = spread(1.0 / masses, row)
+    store_each_over(row, START, wide, heads, J, lanes * share)
     v = W
     while v < J:
-        more = load_heads(row, v, wide, heads, J - v, lowest) * share
-        store_heads_over(row, v, wide, heads, J - v, more)
+        more = load_each(row, v, wide, heads, J - v, lowest) * share
+        store_each_over(row, v, wide, heads, J - v, more)
         v += W
 
 
@@ -130,11 +123,11 @@ def _mix(row, wide, size, heads, J, values, start, out, to):
     zero, down = narrow(0.0, row), values.shape[1]
     v = 0
     while v < size:
-        lanes = nothing(at_heads(row, START, wide, heads))
+        lanes = nothing(at_each(row, START, wide, heads))
         for j in range(J):
-            value = load_heads(values, start + j * down + v, size, heads, size - v, zero)
-            lanes = fma(value, at_heads(row, j, wide, heads), lanes)
-        store_heads(out, to + v, size, heads, size - v, lanes)
+            value = load_each(values, start + j * down + v, size, heads, size - v, zero)
+            lanes = fma(value, at_each(row, j, wide, heads), lanes)
+        store_each(out, to + v, size, heads, size - v, lanes)
         v += width(stretch(row, 0, 0))
 
 
@@ -147,7 +140,7 @@ def attention_step_jit(qkv, slots, ends, heads, keys, values, row, out):
     N, C = out.shape
     J = keys.shape[1]
     D = C // heads
-    wide = row.shape[0] // min(heads, HEADS)
+    wide = row.shape[0] // min(heads, ABREAST)
     scale = narrow(LOG2E / math.sqrt(D), out)
     # What is read soon after an element of it was written has to wait: so each token is written while the one before it
     # is attended to.
@@ -156,8 +149,8 @@ def attention_step_jit(qkv, slots, ends, heads, keys, values, row, out):
             _write(qkv, n, slots[n], ends[n], keys, values)
         if n > 0:
             b, seen = slots[n - 1], ends[n - 1] + 1
-            for h in range(0, heads, HEADS):
-                count, query, mixed = min(HEADS, heads - h), (n - 1) * 3 * C + h * D, (n - 1) * C + h * D
+            for h in range(0, heads, ABREAST):
+                count, query, mixed = min(ABREAST, heads - h), (n - 1) * 3 * C + h * D, (n - 1) * C + h * D
                 _scores(qkv, query, D, count, keys, b * C + h * D, seen, row, wide)
                 _softmax(row, wide, count, seen, scale)
                 _mix(row, wide, D, count, seen, values, b * J * C + h * D, out, mixed)

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from ._abreast import ABREAST, load_each, put_each, root, spread, store_each, total_each
 from ._jit import jit
 from ._lanemath import at_most, fma, power, total
 from ._lanes import load, load_part, splat, store, store_part, width
@@ -30,8 +31,6 @@ __all__ = [
 ]
 
 EPS = 1e-5
-GROUP = 16
-"""Rows that are normalised together."""
 # gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + .044715 x**3)): the tanh form, as 1 + tanh(u) = 2 sigmoid(2 u).
 RATE = 2 * math.sqrt(2 / math.pi)
 CUBE = 0.044715 * RATE
@@ -60,101 +59,58 @@ def embedding_backward_jit(tokens, places, d_out, d_table, d_positions):
 
 
 @jit(forceinline=True)
-def _mean(row):
-    C = length(row)
-    zero = narrow(0.0, row)
-    sum_ = np.float64(0.0)
-    v = 0
-    if width(row) <= C:
-        lanes = splat(zero, row)
-        while v + width(row) <= C:
-            lanes = lanes + load(row, v)
-            v += width(row)
-        sum_ = total(lanes)
-    if v < C:
-        sum_ = sum_ + total(load_part(row, v, C, zero))
-    return narrow(sum_ / C, row)
-
-
-@jit(forceinline=True)
-def _share(row, mean):
-    """1 / deviation about the mean."""
-    C = length(row)
-    zero = narrow(0.0, row)
-    square = np.float64(0.0)
-    v = 0
-    if width(row) <= C:
-        lanes = splat(zero, row)
-        while v + width(row) <= C:
-            gap = load(row, v) - mean
-            lanes = fma(gap, gap, lanes)
-            v += width(row)
-        square = total(lanes)
-    if v < C:
-        gap = load_part(row, v, C, mean) - mean
-        square = square + total(gap * gap)
-    return narrow(1.0 / np.sqrt(square / C + EPS), row)
-
-
-@jit(forceinline=True)
-def _normalised(row, mean, share, gain, shift, out):
-    """Writes out: (row - mean) share gain + shift."""
-    C = length(row)
-    v = 0
-    while v + width(row) <= C:
-        store(out, v, fma((load(row, v) - mean) * share, load(gain, v), load(shift, v)))
-        v += width(row)
-    if v < C:
-        gap = (load_part(row, v, C, mean) - mean) * share
-        zero = narrow(0.0, row)
-        store_part(out, v, C, fma(gap, load_part(gain, v, C, zero), load_part(shift, v, C, zero)))
-
-
-@jit(forceinline=True)
-def _sum_of_three(a, b, c, out):
-    """Writes out: a + (b + c)."""
-    C = length(out)
-    v = 0
-    while v + width(out) <= C:
-        store(out, v, load(a, v) + (load(b, v) + load(c, v)))
-        v += width(out)
-    if v < C:
-        zero = narrow(0.0, out)
-        more = load_part(b, v, C, zero) + load_part(c, v, C, zero)
-        store_part(out, v, C, load_part(a, v, C, zero) + more)
-
-
-@jit
-def _norm(x, start, stop, gain, shift, means, shares, out):
-    """Writes the rows from start to stop: each thing for all of them, so that one's sums do not wait for another's."""
+def _norm(x, first, rows, gain, shift, means, shares, out):
+    """Writes so many rows from `first` on, all at once."""
     C = x.shape[1]
-    for n in range(start, stop):
-        means[n] = _mean(part(x, n, 0, C))
-    for n in range(start, stop):
-        shares[n] = _share(part(x, n, 0, C), means[n])
-    for n in range(start, stop):
-        row, to = part(x, n, 0, C), part(out, n, 0, C)
-        _normalised(row, means[n], shares[n], stretch(gain, 0, C), stretch(shift, 0, C), to)
+    start, size, W = first * C, np.float64(C), width(part(x, first, 0, 0))
+    lanes = load_each(x, start, C, rows, C, narrow(0.0, x))
+    v = W
+    while v < C:
+        lanes = lanes + load_each(x, start + v, C, rows, C - v, narrow(0.0, x))
+        v += W
+    means_ = total_each(lanes) / size
+    mean = spread(means_, x)
+    gap = load_each(x, start, C, rows, C, mean) - mean
+    lanes = gap * gap
+    v = W
+    while v < C:
+        gap = load_each(x, start + v, C, rows, C - v, mean) - mean
+        lanes = fma(gap, gap, lanes)
+        v += W
+    shares_ = 1.0 / root(total_each(lanes) / size + EPS)
+    share = spread(shares_, x)
+    put_each(means, first, 1, rows, means_)
+    put_each(shares, first, 1, rows, shares_)
+    v = 0
+    while v < C:
+        unit = (load_each(x, start + v, C, rows, C - v, mean) - mean) * share
+        to_gain = load_each(gain, v, 0, rows, C - v, narrow(0.0, x))
+        to_shift = load_each(shift, v, 0, rows, C - v, narrow(0.0, x))
+        store_each(out, start + v, C, rows, C - v, fma(unit, to_gain, to_shift))
+        v += W
 
 
 @jit
 def layer_norm_jit(x, gain, shift, means, shares, out):
     """Writes out (N, C), and for the gradient means and shares (N,), one over the deviations."""
     N = x.shape[0]
-    for start in range(0, N, GROUP):
-        _norm(x, start, min(start + GROUP, N), gain, shift, means, shares, out)
+    for n in range(0, N, ABREAST):
+        _norm(x, n, min(ABREAST, N - n), gain, shift, means, shares, out)
 
 
 @jit
 def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
     """`layer_norm_jit` of x + branch + bias, which is written to stream (N, C)."""
     N, C = x.shape
-    for start in range(0, N, GROUP):
-        stop = min(start + GROUP, N)
-        for n in range(start, stop):
-            row = part(stream, n, 0, C)
-            _sum_of_three(part(x, n, 0, C), part(branch, n, 0, C), stretch(bias, 0, C), row)
-        _norm(stream, start, stop, gain, shift, means, shares, out)
+    zero = narrow(0.0, x)
+    for n in range(0, N, ABREAST):
+        rows, v = min(ABREAST, N - n), 0
+        while v < C:
+            place = n * C + v
+            more = load_each(branch, place, C, rows, C - v, zero) + load_each(bias, v, 0, rows, C - v, zero)
+            store_each(stream, place, C, rows, C - v, load_each(x, place, C, rows, C - v, zero) + more)
+            v += width(part(x, n, 0, 0))
+        _norm(stream, n, rows, gain, shift, means, shares, out)
 
 
 @jit(forceinline=True)

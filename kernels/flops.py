@@ -171,7 +171,7 @@ def _fit_bradley_terry(
 
 
 def _layer_norm(C: int) -> Work:
-    return Work(8 * C + 5, 1)
+    return Work(8 * C + 3, 1)
 
 
 def _attention(heads: int, size: int, pairs: int, scored: int) -> Work:
