@@ -17,11 +17,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import lower_builtin, register_model, type_callable
 
+from ._lanemath import _fmuladd, fma
 from ._lanes import Lanes, _first, _LanesModel, broadcast, masked_load, masked_store, suffix
 from ._row import Row, number
 
 __all__ = [
     "ABREAST",
+    "add_products",
+    "add_rows",
     "at_each",
     "largest_each",
     "load_each",
@@ -264,4 +267,43 @@ def _lower_put(context, builder, sig, args):
     places = _places(context, builder, sig, args, rounded.type.element)
     for k, place in enumerate(places):
         builder.store(builder.extract_element(rounded, _I32(k)), place)
+    return context.get_dummy_value()
+
+
+def add_rows(x, start, rows, count, lanes):
+    """Add each row's first `count` lanes to the same elements, one row after the other."""
+    to = x.reshape(-1)[start : start + count]
+    for k in range(rows):
+        to[...] = to + lanes[k]
+
+
+def add_products(x, start, rows, count, lanes, factors):
+    """`add_rows` of products."""
+    to = x.reshape(-1)[start : start + count]
+    for k in range(rows):
+        to[...] = fma(lanes[k], factors[k], to)
+
+
+@type_callable(add_rows)
+def _type_add(context):
+    return lambda x, start, rows, count, lanes: types.none if lanes == _lanes(x) else None
+
+
+@type_callable(add_products)
+def _type_add_products(context):
+    return lambda x, start, rows, count, lanes, factors: types.none if lanes == factors == _lanes(x) else None
+
+
+@lower_builtin(add_rows, types.Array, *(types.Integer,) * 3, Lanes)
+@lower_builtin(add_products, types.Array, *(types.Integer,) * 3, Lanes, Lanes)
+def _lower_add(context, builder, sig, args):
+    x, start, rows, count, *lanes = args
+    kind, size = _register(context, sig.args[0])
+    place, *_ = _places(context, builder, sig, (x, start, _I64(0), rows), kind)
+    mask = _first(builder, kind, _I64(0), count)
+    sums = masked_load(builder, place, mask, size)
+    for k, row in enumerate(zip(*(_registers(builder, each) for each in lanes), strict=True)):
+        more = builder.fadd(sums, *row) if len(row) == 1 else _fmuladd(builder, row[0], row[1], sums)
+        sums = builder.select(builder.icmp_signed("<", _I64(k), rows), more, sums)
+    masked_store(builder, sums, place, mask, size)
     return context.get_dummy_value()

@@ -7,14 +7,25 @@ import math
 
 import numpy as np
 
-from ._abreast import ABREAST, load_each, put_each, root, spread, store_each, total_each
+from ._abreast import (
+    ABREAST,
+    add_products,
+    add_rows,
+    at_each,
+    load_each,
+    put_each,
+    root,
+    spread,
+    store_each,
+    total_each,
+)
 from ._jit import jit
-from ._lanemath import at_most, fma, power, total
-from ._lanes import load, load_part, splat, store, store_part, width
+from ._lanemath import at_most, fma, power
+from ._lanes import load, load_part, store, store_part, width
 from ._row import as_row, length, narrow, row_of
-from ._rows import LOG2E, logprob
+from ._rows import LOG2E, START, logprob
 from ._sampling import draw
-from ._slim import part, stretch
+from ._slim import part
 from ._veclog import log
 from ._vecmath import fused, vector_loops
 
@@ -113,66 +124,39 @@ def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
         _norm(stream, n, rows, gain, shift, means, shares, out)
 
 
-@jit(forceinline=True)
-def _projections(d_out, row, mean, share, gain):
-    """(sum d_out gain, sum d_out gain x^) over C, where x^ is the normalised row."""
-    C = length(row)
-    zero = narrow(0.0, row)
-    sum_ = np.float64(0.0)
-    moment = np.float64(0.0)
-    v = 0
-    if width(row) <= C:
-        sums = splat(zero, row)
-        moments = splat(zero, row)
-        while v + width(row) <= C:
-            slope = load(d_out, v) * load(gain, v)
-            sums = sums + slope
-            moments = fma(slope, (load(row, v) - mean) * share, moments)
-            v += width(row)
-        sum_ = total(sums)
-        moment = total(moments)
-    if v < C:
-        slope = load_part(d_out, v, C, zero) * load_part(gain, v, C, zero)
-        sum_ = sum_ + total(slope)
-        moment = moment + total(slope * ((load_part(row, v, C, mean) - mean) * share))
-    return narrow(sum_ / C, row), narrow(moment / C, row)
-
-
 @jit
 def layer_norm_backward_jit(d_out, x, gain, means, shares, d_x, d_gain, d_shift, d_bias):
     """Accumulates into all four: d_x (N, C) holds what comes along the residual, and d_bias (C,) gets the sum of it.
 
     `d_bias` is that of the branch that was added in `residual_norm_jit`.
     """
-    zero = narrow(0.0, x)
-    C = x.shape[1]
-    gains, to_gain = stretch(gain, 0, C), stretch(d_gain, 0, C)
-    to_shift, to_bias = stretch(d_shift, 0, C), stretch(d_bias, 0, C)
-    for n in range(x.shape[0]):
-        slope, row, to_x = part(d_out, n, 0, C), part(x, n, 0, C), part(d_x, n, 0, C)
-        mean, share = means[n], shares[n]
-        first, second = _projections(slope, row, mean, share, gains)
-        v = 0
-        while v + width(row) <= C:
-            unit = (load(row, v) - mean) * share
-            d = load(slope, v)
-            store(to_gain, v, fma(d, unit, load(to_gain, v)))
-            store(to_shift, v, load(to_shift, v) + d)
-            d = load(to_x, v) + (d * load(gains, v) - first - unit * second) * share
-            store(to_x, v, d)
-            store(to_bias, v, load(to_bias, v) + d)
-            v += width(row)
-        if v < C:
-            unit = (load_part(row, v, C, mean) - mean) * share
-            d = load_part(slope, v, C, zero)
-            store_part(to_gain, v, C, fma(d, unit, load_part(to_gain, v, C, zero)))
-            store_part(to_shift, v, C, load_part(to_shift, v, C, zero) + d)
-            d = (
-                load_part(to_x, v, C, zero)
-                + (d * load_part(gains, v, C, zero) - first - unit * second) * share
+    N, C = x.shape
+    zero, size, W = narrow(0.0, x), np.float64(C), width(part(x, START, 0, 0))
+    for n in range(0, N, ABREAST):
+        start, rows = n * C, min(ABREAST, N - n)
+        mean, share = at_each(means, n, 1, rows), at_each(shares, n, 1, rows)
+        slope = load_each(d_out, start, C, rows, C, zero) * load_each(gain, START, 0, rows, C, zero)
+        sums, moments = slope, slope * ((load_each(x, start, C, rows, C, mean) - mean) * share)
+        v = W
+        while v < C:
+            slope = load_each(d_out, start + v, C, rows, C - v, zero) * load_each(
+                gain, v, 0, rows, C - v, zero
             )
-            store_part(to_x, v, C, d)
-            store_part(to_bias, v, C, load_part(to_bias, v, C, zero) + d)
+            sums = sums + slope
+            moments = fma(slope, (load_each(x, start + v, C, rows, C - v, mean) - mean) * share, moments)
+            v += W
+        first, second = spread(total_each(sums) / size, x), spread(total_each(moments) / size, x)
+        v = 0
+        while v < C:
+            unit = (load_each(x, start + v, C, rows, C - v, mean) - mean) * share
+            d = load_each(d_out, start + v, C, rows, C - v, zero)
+            add_products(d_gain, v, rows, C - v, d, unit)
+            add_rows(d_shift, v, rows, C - v, d)
+            slope = d * load_each(gain, v, 0, rows, C - v, zero) - first - unit * second
+            d = load_each(d_x, start + v, C, rows, C - v, zero) + slope * share
+            store_each(d_x, start + v, C, rows, C - v, d)
+            add_rows(d_bias, v, rows, C - v, d)
+            v += W
 
 
 @jit

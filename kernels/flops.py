@@ -256,7 +256,7 @@ FORMULAS: dict[str, Formula] = {
     "embedding_backward": _each(2),
     "layer_norm": _rows(_layer_norm),
     "residual_norm": _rows(lambda C: _layer_norm(C).plus(Work(2 * C, 0))),
-    "layer_norm_backward": _rows(lambda C: Work(18 * C + 2, 0)),
+    "layer_norm_backward": _rows(lambda C: Work(18 * C, 0)),
     "gelu": _each(16, 1),
     "gelu_over": _each(10, 1),  # without the slope
     "gelu_backward": _each(2),
