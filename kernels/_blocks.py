@@ -25,7 +25,7 @@ from ._lanes import load, load_part, store, store_part, width
 from ._row import as_row, length, narrow, row_of
 from ._rows import LOG2E, START, logprob
 from ._sampling import draw
-from ._slim import part
+from ._slim import stretch
 from ._veclog import log
 from ._vecmath import fused, vector_loops
 
@@ -73,7 +73,7 @@ def embedding_backward_jit(tokens, places, d_out, d_table, d_positions):
 def _norm(x, first, rows, gain, shift, means, shares, out):
     """Writes so many rows from `first` on, all at once."""
     C = x.shape[1]
-    start, size, W = first * C, np.float64(C), width(part(x, first, 0, 0))
+    start, size, W = first * C, np.float64(C), width(stretch(gain, 0, 0))
     lanes = load_each(x, start, C, rows, C, narrow(0.0, x))
     v = W
     while v < C:
@@ -120,7 +120,7 @@ def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
             place = n * C + v
             more = load_each(branch, place, C, rows, C - v, zero) + load_each(bias, v, 0, rows, C - v, zero)
             store_each(stream, place, C, rows, C - v, load_each(x, place, C, rows, C - v, zero) + more)
-            v += width(part(x, n, 0, 0))
+            v += width(stretch(bias, 0, 0))
         _norm(stream, n, rows, gain, shift, means, shares, out)
 
 
@@ -131,7 +131,7 @@ def layer_norm_backward_jit(d_out, x, gain, means, shares, d_x, d_gain, d_shift,
     `d_bias` is that of the branch that was added in `residual_norm_jit`.
     """
     N, C = x.shape
-    zero, size, W = narrow(0.0, x), np.float64(C), width(part(x, START, 0, 0))
+    zero, size, W = narrow(0.0, x), np.float64(C), width(stretch(gain, 0, 0))
     for n in range(0, N, ABREAST):
         start, rows = n * C, min(ABREAST, N - n)
         mean, share = at_each(means, n, 1, rows), at_each(shares, n, 1, rows)
