@@ -7,13 +7,25 @@ import math
 
 import numpy as np
 
+from ._abreast import (
+    ABREAST,
+    add_products,
+    add_rows,
+    at_each,
+    load_each,
+    put_each,
+    root,
+    spread,
+    store_each,
+    total_each,
+)
 from ._jit import jit
-from ._lanemath import at_most, fma, power, total
-from ._lanes import load, load_part, splat, store, store_part, width
+from ._lanemath import at_most, fma, power
+from ._lanes import load, load_part, store, store_part, width
 from ._row import as_row, length, narrow, row_of
-from ._rows import LOG2E, logprob
+from ._rows import LOG2E, START, logprob
 from ._sampling import draw
-from ._slim import part, stretch
+from ._slim import stretch
 from ._veclog import log
 from ._vecmath import fused, vector_loops
 
@@ -23,14 +35,13 @@ __all__ = [
     "embedding_jit",
     "gelu_backward_jit",
     "gelu_jit",
+    "gelu_over_jit",
     "layer_norm_backward_jit",
     "layer_norm_jit",
     "residual_norm_jit",
 ]
 
 EPS = 1e-5
-GROUP = 16
-"""Rows that are normalised together."""
 # gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + .044715 x**3)): the tanh form, as 1 + tanh(u) = 2 sigmoid(2 u).
 RATE = 2 * math.sqrt(2 / math.pi)
 CUBE = 0.044715 * RATE
@@ -59,126 +70,58 @@ def embedding_backward_jit(tokens, places, d_out, d_table, d_positions):
 
 
 @jit(forceinline=True)
-def _mean(row):
-    C = length(row)
-    zero = narrow(0.0, row)
-    sum_ = np.float64(0.0)
-    v = 0
-    if width(row) <= C:
-        lanes = splat(zero, row)
-        while v + width(row) <= C:
-            lanes = lanes + load(row, v)
-            v += width(row)
-        sum_ = total(lanes)
-    if v < C:
-        sum_ = sum_ + total(load_part(row, v, C, zero))
-    return narrow(sum_ / C, row)
-
-
-@jit(forceinline=True)
-def _share(row, mean):
-    """1 / deviation about the mean."""
-    C = length(row)
-    zero = narrow(0.0, row)
-    square = np.float64(0.0)
-    v = 0
-    if width(row) <= C:
-        lanes = splat(zero, row)
-        while v + width(row) <= C:
-            gap = load(row, v) - mean
-            lanes = fma(gap, gap, lanes)
-            v += width(row)
-        square = total(lanes)
-    if v < C:
-        gap = load_part(row, v, C, mean) - mean
-        square = square + total(gap * gap)
-    return narrow(1.0 / np.sqrt(square / C + EPS), row)
-
-
-@jit(forceinline=True)
-def _normalised(row, mean, share, gain, shift, out):
-    """Writes out: (row - mean) share gain + shift."""
-    C = length(row)
-    v = 0
-    while v + width(row) <= C:
-        store(out, v, fma((load(row, v) - mean) * share, load(gain, v), load(shift, v)))
-        v += width(row)
-    if v < C:
-        gap = (load_part(row, v, C, mean) - mean) * share
-        zero = narrow(0.0, row)
-        store_part(out, v, C, fma(gap, load_part(gain, v, C, zero), load_part(shift, v, C, zero)))
-
-
-@jit(forceinline=True)
-def _sum_of_three(a, b, c, out):
-    """Writes out: a + (b + c)."""
-    C = length(out)
-    v = 0
-    while v + width(out) <= C:
-        store(out, v, load(a, v) + (load(b, v) + load(c, v)))
-        v += width(out)
-    if v < C:
-        zero = narrow(0.0, out)
-        more = load_part(b, v, C, zero) + load_part(c, v, C, zero)
-        store_part(out, v, C, load_part(a, v, C, zero) + more)
-
-
-@jit
-def _norm(x, start, stop, gain, shift, means, shares, out):
-    """Writes the rows from start to stop: each thing for all of them, so that one's sums do not wait for another's."""
+def _norm(x, first, rows, gain, shift, means, shares, out):
+    """Writes so many rows from `first` on, all at once."""
     C = x.shape[1]
-    for n in range(start, stop):
-        means[n] = _mean(part(x, n, 0, C))
-    for n in range(start, stop):
-        shares[n] = _share(part(x, n, 0, C), means[n])
-    for n in range(start, stop):
-        row, to = part(x, n, 0, C), part(out, n, 0, C)
-        _normalised(row, means[n], shares[n], stretch(gain, 0, C), stretch(shift, 0, C), to)
+    start, size, W = first * C, np.float64(C), width(stretch(gain, 0, 0))
+    lanes = load_each(x, start, C, rows, C, narrow(0.0, x))
+    v = W
+    while v < C:
+        lanes = lanes + load_each(x, start + v, C, rows, C - v, narrow(0.0, x))
+        v += W
+    means_ = total_each(lanes) / size
+    mean = spread(means_, x)
+    gap = load_each(x, start, C, rows, C, mean) - mean
+    lanes = gap * gap
+    v = W
+    while v < C:
+        gap = load_each(x, start + v, C, rows, C - v, mean) - mean
+        lanes = fma(gap, gap, lanes)
+        v += W
+    shares_ = 1.0 / root(total_each(lanes) / size + EPS)
+    share = spread(shares_, x)
+    put_each(means, first, 1, rows, means_)
+    put_each(shares, first, 1, rows, shares_)
+    v = 0
+    while v < C:
+        unit = (load_each(x, start + v, C, rows, C - v, mean) - mean) * share
+        to_gain = load_each(gain, v, 0, rows, C - v, narrow(0.0, x))
+        to_shift = load_each(shift, v, 0, rows, C - v, narrow(0.0, x))
+        store_each(out, start + v, C, rows, C - v, fma(unit, to_gain, to_shift))
+        v += W
 
 
 @jit
 def layer_norm_jit(x, gain, shift, means, shares, out):
     """Writes out (N, C), and for the gradient means and shares (N,), one over the deviations."""
     N = x.shape[0]
-    for start in range(0, N, GROUP):
-        _norm(x, start, min(start + GROUP, N), gain, shift, means, shares, out)
+    for n in range(0, N, ABREAST):
+        _norm(x, n, min(ABREAST, N - n), gain, shift, means, shares, out)
 
 
 @jit
 def residual_norm_jit(x, branch, bias, gain, shift, means, shares, stream, out):
     """`layer_norm_jit` of x + branch + bias, which is written to stream (N, C)."""
     N, C = x.shape
-    for start in range(0, N, GROUP):
-        stop = min(start + GROUP, N)
-        for n in range(start, stop):
-            row = part(stream, n, 0, C)
-            _sum_of_three(part(x, n, 0, C), part(branch, n, 0, C), stretch(bias, 0, C), row)
-        _norm(stream, start, stop, gain, shift, means, shares, out)
-
-
-@jit(forceinline=True)
-def _projections(d_out, row, mean, share, gain):
-    """(sum d_out gain, sum d_out gain x^) over C, where x^ is the normalised row."""
-    C = length(row)
-    zero = narrow(0.0, row)
-    sum_ = np.float64(0.0)
-    moment = np.float64(0.0)
-    v = 0
-    if width(row) <= C:
-        sums = splat(zero, row)
-        moments = splat(zero, row)
-        while v + width(row) <= C:
-            slope = load(d_out, v) * load(gain, v)
-            sums = sums + slope
-            moments = fma(slope, (load(row, v) - mean) * share, moments)
-            v += width(row)
-        sum_ = total(sums)
-        moment = total(moments)
-    if v < C:
-        slope = load_part(d_out, v, C, zero) * load_part(gain, v, C, zero)
-        sum_ = sum_ + total(slope)
-        moment = moment + total(slope * ((load_part(row, v, C, mean) - mean) * share))
-    return narrow(sum_ / C, row), narrow(moment / C, row)
+    zero = narrow(0.0, x)
+    for n in range(0, N, ABREAST):
+        rows, v = min(ABREAST, N - n), 0
+        while v < C:
+            place = n * C + v
+            more = load_each(branch, place, C, rows, C - v, zero) + load_each(bias, v, 0, rows, C - v, zero)
+            store_each(stream, place, C, rows, C - v, load_each(x, place, C, rows, C - v, zero) + more)
+            v += width(stretch(bias, 0, 0))
+        _norm(stream, n, rows, gain, shift, means, shares, out)
 
 
 @jit
@@ -187,46 +130,49 @@ def layer_norm_backward_jit(d_out, x, gain, means, shares, d_x, d_gain, d_shift,
 
     `d_bias` is that of the branch that was added in `residual_norm_jit`.
     """
-    zero = narrow(0.0, x)
-    C = x.shape[1]
-    gains, to_gain = stretch(gain, 0, C), stretch(d_gain, 0, C)
-    to_shift, to_bias = stretch(d_shift, 0, C), stretch(d_bias, 0, C)
-    for n in range(x.shape[0]):
-        slope, row, to_x = part(d_out, n, 0, C), part(x, n, 0, C), part(d_x, n, 0, C)
-        mean, share = means[n], shares[n]
-        first, second = _projections(slope, row, mean, share, gains)
-        v = 0
-        while v + width(row) <= C:
-            unit = (load(row, v) - mean) * share
-            d = load(slope, v)
-            store(to_gain, v, fma(d, unit, load(to_gain, v)))
-            store(to_shift, v, load(to_shift, v) + d)
-            d = load(to_x, v) + (d * load(gains, v) - first - unit * second) * share
-            store(to_x, v, d)
-            store(to_bias, v, load(to_bias, v) + d)
-            v += width(row)
-        if v < C:
-            unit = (load_part(row, v, C, mean) - mean) * share
-            d = load_part(slope, v, C, zero)
-            store_part(to_gain, v, C, fma(d, unit, load_part(to_gain, v, C, zero)))
-            store_part(to_shift, v, C, load_part(to_shift, v, C, zero) + d)
-            d = (
-                load_part(to_x, v, C, zero)
-                + (d * load_part(gains, v, C, zero) - first - unit * second) * share
+    N, C = x.shape
+    zero, size, W = narrow(0.0, x), np.float64(C), width(stretch(gain, 0, 0))
+    for n in range(0, N, ABREAST):
+        start, rows = n * C, min(ABREAST, N - n)
+        mean, share = at_each(means, n, 1, rows), at_each(shares, n, 1, rows)
+        slope = load_each(d_out, start, C, rows, C, zero) * load_each(gain, START, 0, rows, C, zero)
+        sums, moments = slope, slope * ((load_each(x, start, C, rows, C, mean) - mean) * share)
+        v = W
+        while v < C:
+            slope = load_each(d_out, start + v, C, rows, C - v, zero) * load_each(
+                gain, v, 0, rows, C - v, zero
             )
-            store_part(to_x, v, C, d)
-            store_part(to_bias, v, C, load_part(to_bias, v, C, zero) + d)
+            sums = sums + slope
+            moments = fma(slope, (load_each(x, start + v, C, rows, C - v, mean) - mean) * share, moments)
+            v += W
+        first, second = spread(total_each(sums) / size, x), spread(total_each(moments) / size, x)
+        v = 0
+        while v < C:
+            unit = (load_each(x, start + v, C, rows, C - v, mean) - mean) * share
+            d = load_each(d_out, start + v, C, rows, C - v, zero)
+            add_products(d_gain, v, rows, C - v, d, unit)
+            add_rows(d_shift, v, rows, C - v, d)
+            slope = d * load_each(gain, v, 0, rows, C - v, zero) - first - unit * second
+            d = load_each(d_x, start + v, C, rows, C - v, zero) + slope * share
+            store_each(d_x, start + v, C, rows, C - v, d)
+            add_rows(d_bias, v, rows, C - v, d)
+            v += W
+
+
+@jit
+def _gate(z, row):
+    """What gelu multiplies z by, and the part of its exponent that is cubic, over z."""
+    one, bend = narrow(1.0, row), z * z * narrow(-CUBE, row)
+    exponent = at_most(z * (bend + narrow(-RATE, row)), narrow(HIGHEST, row))
+    return one / (power(exponent, narrow(LOG2E, row)) + one), bend
 
 
 @jit
 def _gated(z, row):
     """gelu of z, and its slope."""
-    rate, cube = narrow(-RATE, row), narrow(-CUBE, row)
-    one, three, scale = narrow(1.0, row), narrow(3.0, row), narrow(LOG2E, row)
-    bend = z * z * cube
-    gate = one / (power(at_most(z * (bend + rate), narrow(HIGHEST, row)), scale) + one)
+    gate, bend = _gate(z, row)
     y = z * gate
-    return y, gate - (y - y * gate) * fma(bend, three, rate)
+    return y, gate - (y - y * gate) * fma(bend, narrow(3.0, row), narrow(-RATE, row))
 
 
 @jit
@@ -247,6 +193,26 @@ def gelu_jit(bias, x, out):
             y, slope = _gated(load_part(row, v, F, zero) + load_part(to_bias, v, F, zero), row)
             store_part(to, v, F, y)
             store_part(row, v, F, slope)
+
+
+@jit
+def gelu_over_jit(bias, x):
+    """Writes gelu(x + bias) over x (N, F), where nobody asks for the slope."""
+    to_bias = as_row(bias)
+    for n in range(x.shape[0]):
+        row = row_of(x, n)
+        F = length(row)
+        v = 0
+        while v + width(row) <= F:
+            z = load(row, v) + load(to_bias, v)
+            gate, _ = _gate(z, row)
+            store(row, v, z * gate)
+            v += width(row)
+        if v < F:
+            zero = narrow(0.0, row)
+            z = load_part(row, v, F, zero) + load_part(to_bias, v, F, zero)
+            gate, _ = _gate(z, row)
+            store_part(row, v, F, z * gate)
 
 
 @fused

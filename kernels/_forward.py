@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._attention import attention_jit
-from ._blocks import embedding_jit, gelu_jit, layer_norm_jit, residual_norm_jit
+from ._blocks import embedding_jit, gelu_jit, gelu_over_jit, layer_norm_jit, residual_norm_jit
 from ._jit import jit
 from ._linked import Call, addresses, arrays, call
 from ._products import TIMES, product_jit
@@ -32,7 +32,7 @@ from ._tensors import (
 
 __all__ = ["calls", "forward", "forward_jit", "seen"]
 
-EMBED, NORM, PRODUCT, ATTEND, RESIDUAL, GELU = range(6)
+EMBED, NORM, PRODUCT, ATTEND, RESIDUAL, GELU, GELU_OVER = range(7)
 
 
 def calls(dtype: Any) -> tuple[Call, ...]:
@@ -45,6 +45,7 @@ def calls(dtype: Any) -> tuple[Call, ...]:
         (attention_jit, (x2, i2, i, x2, x1, x2)),
         (residual_norm_jit, (x2, x2, x1, x1, x1, x1, x1, x2, x2)),
         (gelu_jit, (x1, x2, x2)),
+        (gelu_over_jit, (x1, x2)),
     )
 
 
@@ -162,7 +163,10 @@ def _feed_forward(code, tensors, room, N, i, begin):
         branch = cut(room.scratch, START, START, n, C)
         x = cut(room.memory, room.inside_normed, at, n, C)
         call(product_jit, code[PRODUCT], (x, up, TIMES, START, panel, slopes))
-        call(gelu_jit, code[GELU], (up_bias, slopes, active))
+        if room.kept:
+            call(gelu_jit, code[GELU], (up_bias, slopes, active))
+        else:
+            call(gelu_over_jit, code[GELU_OVER], (up_bias, slopes))
         call(product_jit, code[PRODUCT], (active, down, TIMES, START, panel, branch))
         call(
             residual_norm_jit,

@@ -25,6 +25,8 @@ __all__ = [
     "lanes_of",
     "load",
     "load_part",
+    "masked_load",
+    "masked_store",
     "prefetch",
     "splat",
     "store",
@@ -154,19 +156,34 @@ def _first(builder, kind, start, stop):
     return builder.icmp_signed("<", numbers, broadcast(builder, count, index))
 
 
+def masked_load(builder, place, mask, size):
+    """The lanes of the mask, from a place in memory, and 0 in the others; elements have `size` bytes."""
+    kind = place.type.pointee
+    load = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(kind, [place.type, _I32, mask.type, kind]),
+        f"llvm.masked.load.{suffix(kind)}.p0",
+    )
+    return builder.call(load, [place, _I32(size), mask, ir.Constant(kind, None)])
+
+
+def masked_store(builder, x, place, mask, size):
+    """Write the lanes of the mask."""
+    store = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [x.type, place.type, _I32, mask.type]),
+        f"llvm.masked.store.{suffix(x.type)}.p0",
+    )
+    builder.call(store, [x, place, _I32(size), mask])
+
+
 @lower_builtin(load_part, Row, types.Integer, types.Integer, types.Float)
 def _lower_load_part(context, builder, sig, args):
     row, start, stop, fill = args
     kind, size = _stored(context, sig.args[0])
     mask = _first(builder, kind, start, stop)
     place = address(context, builder, sig.args[0], row, start, kind)
-    load = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(kind, [place.type, _I32, mask.type, kind]),
-        f"llvm.masked.load.{suffix(kind)}.p0",
-    )
-    value = builder.call(load, [place, _I32(size), mask, ir.Constant(kind, None)])
-    value = _half.widened(builder, value, sig.args[0].dtype)
+    value = _half.widened(builder, masked_load(builder, place, mask, size), sig.args[0].dtype)
     return builder.select(mask, value, broadcast(builder, fill, value.type))
 
 
@@ -180,17 +197,11 @@ def store_part(row, v, stop, x):
     row[v:stop] = _half.shorten(x, row)
 
 
-def store_over(row, v, stop, x):
-    """`store_part` that may write rubbish behind `stop`: a whole vector is read again without waiting for it."""
-    row[v:stop] = _half.shorten(x, row)
-
-
 @type_callable(store)
 def _type_store(context):
     return lambda row, v, x: types.none if x == lanes_of(row) else None
 
 
-@type_callable(store_over)
 @type_callable(store_part)
 def _type_store_part(context):
     return lambda row, v, stop, x: types.none if x == lanes_of(row) else None
@@ -204,24 +215,13 @@ def _lower_store(context, builder, sig, args):
     return context.get_dummy_value()
 
 
-@lower_builtin(store_over, Row, types.Integer, types.Integer, Lanes)
-def _lower_store_over(context, builder, sig, args):
-    row, v, _, x = args
-    return _lower_store(context, builder, sig, (row, v, x))
-
-
 @lower_builtin(store_part, Row, types.Integer, types.Integer, Lanes)
 def _lower_store_part(context, builder, sig, args):
     row, start, stop, x = args
     kind, size = _stored(context, sig.args[0])
     mask = _first(builder, kind, start, stop)
     place = address(context, builder, sig.args[0], row, start, kind)
-    store = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [kind, place.type, _I32, mask.type]),
-        f"llvm.masked.store.{suffix(kind)}.p0",
-    )
-    builder.call(store, [_half.shortened(builder, x, sig.args[0].dtype), place, _I32(size), mask])
+    masked_store(builder, _half.shortened(builder, x, sig.args[0].dtype), place, mask, size)
     return context.get_dummy_value()
 
 

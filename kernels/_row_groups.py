@@ -7,11 +7,8 @@ come first, then all masses. Rows longer than a block are left to `_rows.normali
 
 from __future__ import annotations
 
-import numpy as np
-
 from ._jit import jit
-from ._lanemath import power, total
-from ._lanes import load, load_part, splat, store, store_part, width
+from ._lanes import load, load_part, store, store_part, width
 from ._row import BUFFER, at, is_half, length, narrow, put, row_of
 from ._rows import (
     BLOCK,
@@ -26,6 +23,7 @@ from ._rows import (
     moments_of,
     normalizer,
     write_token_gradient,
+    write_weights,
 )
 from ._veclog import log
 from ._vecmath import wide
@@ -142,11 +140,11 @@ def weigh_rows(logits, tokens, live, first, count, scale, chosen, tops, masses, 
     if not keeps_weights(logits, out):
         return read_rows(logits, tokens, live, first, count, scale, chosen, tops, masses)
     _write_tops(logits, live, first, count, tops)
-    outside = _read_chosen(logits, tokens, live, first, count, chosen)
+    outside, V = _read_chosen(logits, tokens, live, first, count, chosen), logits.shape[1]
     for g in range(count):
         if _is_live(live, first + g):
             row, weights = row_of(logits, first + g), row_of(out, first + g)
-            put(masses, g, _write_weights(row, scale, at(tops, g), weights))
+            put(masses, g, write_weights(row, START, V, scale, at(tops, g), weights))
     return outside
 
 
@@ -183,27 +181,6 @@ def _write_tops(logits, live, first, count, tops):
         if _is_live(live, first + g):
             row = row_of(logits, first + g)
             put(tops, g, block_top(row, START, length(row), narrow(NO_TOP, row)))
-
-
-@jit
-def _write_weights(row, scale, top, out):
-    """Writes out (V,), the weights; returns their sum."""
-    V = length(row)
-    mass = np.float64(0.0)
-    v = 0
-    if width(row) <= V:
-        lanes = splat(narrow(0.0, row), row)
-        while v + width(row) <= V:
-            weights = power(load(row, v) - top, scale)
-            store(out, v, weights)
-            lanes = lanes + weights
-            v += width(row)
-        mass = total(lanes)
-    if v < V:
-        weights = power(load_part(row, v, V, narrow(-np.inf, row)) - top, scale)
-        store_part(out, v, V, weights)
-        mass = mass + total(weights)
-    return mass
 
 
 @jit

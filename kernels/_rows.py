@@ -59,6 +59,26 @@ def block_mass(row, start, stop, scale, top):
 
 
 @jit
+def write_weights(row, start, stop, scale, top, out):
+    """Writes the weights of row[start:stop] to the beginning of out; returns their sum, as `block_mass` does."""
+    mass = np.float64(0.0)
+    v = start
+    if start + width(row) <= stop:
+        lanes = splat(narrow(0.0, row), row)
+        while v + width(row) <= stop:
+            weights = power(load(row, v) - top, scale)
+            store(out, v - start, weights)
+            lanes = lanes + weights
+            v += width(row)
+        mass = total(lanes)
+    if v < stop:
+        weights = power(load_part(row, v, stop, narrow(-np.inf, row)) - top, scale)
+        store_part(out, v - start, stop - start, weights)
+        mass = mass + total(weights)
+    return mass
+
+
+@jit
 def normalizer(row, scale):
     """(top, mass): the sum over the row of 2**(x scale) is mass times 2**(top scale)."""
     V = length(row)

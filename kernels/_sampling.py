@@ -15,14 +15,15 @@ import numpy as np
 from ._check import Array, sums
 from ._jit import jit
 from ._lanemath import power, total
-from ._lanes import load, load_part, store, store_part, width
+from ._lanes import load, load_part, width
 from ._row import as_row, length, narrow
-from ._rows import BLOCK, NO_TOP, block_mass, block_top
+from ._rows import BLOCK, NO_TOP, START, block_mass, block_top, write_weights
 from ._slim import stretch
 
 __all__ = ["RUN", "draw", "sample_scratch"]
 
-RUN = 32
+RUN = 16
+"""A vector of one register, or two."""
 
 
 def sample_scratch(V: int, dtype: Any) -> tuple[Array, Array, Array]:
@@ -48,6 +49,28 @@ def draw(row, uniform, scale, weights, masses, tops):
     move the sum, so it is not the first to pass the target.
     """
     V, size, count = length(row), weights.shape[0], masses.shape[0]
+    first, before = START, np.float64(0.0)
+    if count == 1:
+        top = block_top(row, START, V, narrow(NO_TOP, row))
+        mass = write_weights(row, START, V, scale, top, as_row(weights))
+    else:
+        top, mass = _weigh_blocks(row, scale, size, masses, tops)
+    target = uniform * mass
+    least = mass * 2.0**-53  # less does not move the sum
+    if count > 1:
+        block, before = _find(masses, target, least)
+        first = min(block * size, V - size)
+        write_weights(row, first, first + size, scale, top, as_row(weights))
+        for i in range(block * size - first):  # of the block before
+            weights[i] = narrow(0.0, row)
+    token = first + _find_element(weights, before, target, least)
+    return token if mass > 0 else -1, top, mass
+
+
+@jit
+def _weigh_blocks(row, scale, size, masses, tops):
+    """(top, mass), and writes masses: those of the blocks."""
+    V, count = length(row), masses.shape[0]
     top = narrow(NO_TOP, row)
     for b in range(count):
         start, stop = b * size, min(b * size + size, V)
@@ -56,18 +79,9 @@ def draw(row, uniform, scale, weights, masses, tops):
         tops[b] = top
     mass = np.float64(0.0)
     for b in range(count):
-        if count > 1:
-            masses[b] = masses[b] * power(tops[b] - top, scale)
+        masses[b] = masses[b] * power(tops[b] - top, scale)
         mass = mass + masses[b]
-    target = uniform * mass
-    least = mass * 2.0**-53  # less does not move the sum
-    block, before = _find(masses, target, least)
-    first = min(block * size, V - size)
-    _weigh(row, first, scale, top, weights)
-    for i in range(block * size - first):  # of the block before
-        weights[i] = narrow(0.0, row)
-    token = first + _find_element(weights, before, target, least)
-    return token if mass > 0 else -1, top, mass
+    return top, mass
 
 
 @jit
@@ -90,40 +104,26 @@ def _find(masses, target, least):
 
 
 @jit
-def _weigh(row, first, scale, top, weights):
-    """Writes weights: those of the row's elements from `first` on."""
-    size, out = weights.shape[0], as_row(weights)
-    v = 0
-    while v + width(row) <= size:
-        store(out, v, power(load(row, first + v) - top, scale))
-        v += width(row)
-    if v < size:
-        store_part(out, v, size, power(load_part(row, first + v, first + size, top) - top, scale))
-
-
-@jit
 def _find_element(weights, before, target, least):
-    """The first element at which `before` and the sum so far pass the target; else the last that moves it."""
+    """The first element at which `before` and the sum so far pass the target; else the last that moves it.
+
+    Sums never fall, so that those that do not pass are the first ones, and their number says where.
+    """
     size = weights.shape[0]
     zero = weights.dtype.type(0.0)
     reached = before
-    run = -1
+    run = 0
     for start in range(0, size, RUN):
-        past = reached + _sum(weights, start, min(start + RUN, size))
-        found = run < 0 and past > target
-        before = reached if found else before
-        run = start if found else run
-        reached = past
-    run = run if run >= 0 else (size - 1) // RUN * RUN
-    element = -1
+        reached = reached + _sum(weights, start, min(start + RUN, size))
+        below = reached <= target
+        before = reached if below else before
+        run = start + RUN if below else run
+    element = run
     for v in range(run, run + min(RUN, size)):
         before = before + (weights[v] if v < size else zero)
-        element = v if element < 0 and v < size and before > target else element
-    if element < 0:
-        element = _last(
-            weights, min(run + RUN, size), least
-        )  # a run's sum is rounded otherwise than its prefixes
-    return element
+        element += before <= target
+    stop = min(run + RUN, size)  # a run's sum is rounded otherwise than its prefixes
+    return element if element < stop else _last(weights, stop, least)
 
 
 @jit
@@ -142,8 +142,8 @@ def _sum(weights, start, stop):
 
 @jit
 def _last(weights, stop, least):
-    """The last element before `stop` of more weight than `least`."""
-    last = 0
-    for v in range(stop):
-        last = v if weights[v] > least else last
+    """The last element before `stop` of more weight than `least`; else the first."""
+    last = stop - 1
+    while last > 0 and not weights[last] > least:
+        last -= 1
     return last

@@ -65,8 +65,8 @@ class Room(NamedTuple):
     """What the blocks work on, row after row, and block after block if all is `kept` for `backward`.
 
     Of N rows R are responses'. What stands before attention, and `mixed`, has L N rows if it is kept, `stream` and
-    `normed` R more, of the last norm; what stands after attention has R less. Otherwise there are N rows of each,
-    of `slopes` and `active` as many as go together, and `mixed`, `inside` and `inside_normed` may be `normed`,
+    `normed` R more, of the last norm; what stands after attention has R less. Otherwise there are N rows of each, of
+    `active` as many as go together, `slopes` is `active`, and `mixed`, `inside` and `inside_normed` may be `normed`,
     `stream` and `normed`, as moments may.
 
     Attributes

@@ -15,7 +15,7 @@ from numba import types
 from numba.np.numpy_support import from_dtype
 
 from ._attention_step import attention_step_jit, fill_cache_jit
-from ._blocks import draw_jit, embedding_jit, gelu_jit, layer_norm_jit, residual_norm_jit
+from ._blocks import draw_jit, embedding_jit, gelu_over_jit, layer_norm_jit, residual_norm_jit
 from ._check import Array, sums
 from ._jit import jit
 from ._linked import Call, addresses, arrays, call
@@ -111,7 +111,7 @@ def calls(dtype: Any) -> tuple[Call, ...]:
         (product_jit, (x2, x2, i, i, x1, x2)),
         (attention_step_jit, (x2, i1, i1, i, x2, x2, x1, x2)),
         (residual_norm_jit, (x2, x2, x1, x1, x1, x1, x1, x2, x2)),
-        (gelu_jit, (x1, x2, x2)),
+        (gelu_over_jit, (x1, x2)),
         (draw_jit, (x2, d1, x1, m1, x1, i1, x1)),
     )
 
@@ -130,7 +130,7 @@ def panels_of(layers: int, C: int, V: int, itemsize: int) -> tuple[int, int]:
 
 def row_size(C: int, V: int) -> int:
     """Numbers of `Room.rows` a slot."""
-    return 15 * C + V + 2
+    return 11 * C + V + 2
 
 
 @jit(inline="always")
@@ -163,9 +163,8 @@ def _step(code, model, room, now, n):
     V, N, rows, panels, panel = model.V, n * C, room.rows, model.panels, room.panel
     stream, inside = block(rows, 0, n, C), block(rows, N, n, C)
     normed, branch = block(rows, 2 * N, n, C), block(rows, 3 * N, n, C)
-    qkv, slopes = block(rows, 4 * N, n, 3 * C), block(rows, 7 * N, n, 4 * C)
-    active, logits = block(rows, 11 * N, n, 4 * C), block(rows, 15 * N, n, V)
-    moments = 15 * N + n * V
+    qkv, active = block(rows, 4 * N, n, 3 * C), block(rows, 7 * N, n, 4 * C)
+    logits, moments = block(rows, 11 * N, n, V), 11 * N + n * V
     means, shares, drawn = piece(rows, moments, n), piece(rows, moments + n, n), room.drawn[:n]
     tokens, slots, ends = now.tokens[:n], now.slots[:n], now.ends[:n]
     call(embedding_jit, code[EMBED], (tokens, now.places[:n], model.table, model.places, stream))
@@ -188,8 +187,8 @@ def _step(code, model, room, now, n):
             code[RESIDUAL],
             (stream, branch, bias, gain, shift, means, shares, inside, normed),
         )
-        p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, slopes))
-        call(gelu_jit, code[GELU], (piece(flat, starts[UP_BIAS], 4 * C), slopes, active))
+        p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, active))
+        call(gelu_over_jit, code[GELU], (piece(flat, starts[UP_BIAS], 4 * C), active))
         p += call(product_jit, code[TIMES_], (active, panels[p:], PACKED, 0, panel, branch))
         bias = piece(flat, starts[DOWN_BIAS], C)
         if i + 1 < L:

@@ -121,11 +121,10 @@ def _dpo_from_logits(*shape: int) -> Work:
 
 
 def _draw(V: int) -> Work:
-    """All blocks, then the elements of one, then 32 neighbours."""
+    """Of more than one block first all; the elements of one, looked at twice; then 16 neighbours."""
     block, blocks = min(V, 2048), _blocks(V)
-    weighted_anew = blocks if blocks > 1 else 0
-    flops = 4 * V + 4 * block + -(-block // 32) + min(V, 32) + 2 * blocks + 4 * weighted_anew + 2
-    return Work(flops, V + block + weighted_anew)
+    found = Work(5 * block + -(-block // 16) + min(V, 16) + 2, block)
+    return found.plus(Work(4 * V + 6 * blocks, V + blocks)) if blocks > 1 else found
 
 
 def _plackett_luce(*shape: int) -> Work:
@@ -173,7 +172,7 @@ def _fit_bradley_terry(
 
 
 def _layer_norm(C: int) -> Work:
-    return Work(8 * C + 5, 1)
+    return Work(8 * C + 3, 1)
 
 
 def _attention(heads: int, size: int, pairs: int, scored: int) -> Work:
@@ -258,8 +257,9 @@ FORMULAS: dict[str, Formula] = {
     "embedding_backward": _each(2),
     "layer_norm": _rows(_layer_norm),
     "residual_norm": _rows(lambda C: _layer_norm(C).plus(Work(2 * C, 0))),
-    "layer_norm_backward": _rows(lambda C: Work(18 * C + 2, 0)),
+    "layer_norm_backward": _rows(lambda C: Work(18 * C, 0)),
     "gelu": _each(16, 1),
+    "gelu_over": _each(10, 1),  # without the slope
     "gelu_backward": _each(2),
     "draw": _rows(lambda V: _draw(V).plus(Work(4, 1))),
     "attention": _attention,

@@ -100,6 +100,10 @@ def _gelu(x):
     return nn.gelu_jit, (x.bias, x.branch.copy(), x.empty(*x.x.shape))
 
 
+def _gelu_over(x):
+    return nn.gelu_over_jit, (x.bias, x.branch.copy())
+
+
 def _gelu_backward(x):
     slopes = x.branch.copy()
     nn.gelu_jit(x.bias, slopes, x.empty(*x.x.shape))
@@ -164,6 +168,7 @@ OUTS = {
     "residual_norm": ("means", "shares", "stream", "out"),
     "layer_norm_backward": ("d_x", "d_gain", "d_shift", "d_bias"),
     "gelu": ("x", "out"),
+    "gelu_over": ("x",),
     "gelu_backward": ("d_out", "d_bias"),
     "attention": ("weights", "out"),
     "attention_backward": ("d_qkv",),

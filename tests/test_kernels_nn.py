@@ -176,6 +176,36 @@ def test_a_step_with_cache_equals_the_last_row_of_attention(dtype, size):
         near(out[0], want[first + i], dtype)
 
 
+# Keys of one vector and more, and heads that four do not divide.
+@DTYPE
+@pytest.mark.parametrize("heads", [1, 3, 4, 6])
+@pytest.mark.parametrize("J", [9, 16, 17, 40, 50])
+def test_a_step_sees_all_keys(dtype, heads, J):
+    C, count = 5 * heads, 2
+    rng = np.random.default_rng(0)
+    qkv = rng.normal(size=(count * J, 3 * C)).astype(dtype)
+    firsts = np.arange(0, count * J, J)
+    spans = np.column_stack([firsts, np.full(count, J), firsts * 0, firsts * 0])
+    want = reference_nn.attention(wide(qkv), spans, heads).out
+    keys, values = np.full((2, count * C * J), np.nan, dtype)
+    cache = keys.reshape(count, C, J), values.reshape(count, J, C)
+    nn.fill_cache_jit(qkv, firsts, np.full(count, J - 1), *cache)
+    row, out = np.full(nn.step_room(heads, J), np.nan, dtype), np.empty((count, C), dtype)
+    flat = keys.reshape(-1, J), values.reshape(-1, C)
+    nn.attention_step_jit(
+        qkv[firsts + J - 1], np.arange(count), np.full(count, J - 1), heads, *flat, row, out
+    )
+    near(out, want[firsts + J - 1], dtype)
+
+
+@DTYPE
+@SIZE
+def test_gelu_without_slopes_is_the_same(dtype, size):
+    x = table.inputs(size, dtype)
+    x.branch[0] *= 50
+    np.testing.assert_array_equal(table.run("gelu_over", x)["x"], table.run("gelu", x)["out"])
+
+
 @DTYPE
 def test_scores_far_apart_and_large_inputs_stay_finite(dtype):
     x = table.inputs(table.SIZES[0], dtype)

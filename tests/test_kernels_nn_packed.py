@@ -27,6 +27,7 @@ VECTORS = (
     "layer_norm_backward",
     "residual_norm",
     "gelu",
+    "gelu_over",
     "attention",
     "attention_backward",
     "attention_step",

@@ -77,9 +77,9 @@ def passing(packed: Packed, sizes: Sizes, get: Buffers) -> Room:
     """Room that blocks take one after the other, where no pass backward follows: most things share a place."""
     N, C, some = packed.rows, sizes.width, min(CHUNK, packed.rows)
     step = nn.with_room(sizes.heads * packed.widest, packed.longest)
-    (*entry, weights, slopes, active), size = laid_out(N * C, N * C, N, N, step, some * 4 * C, some * 4 * C)
+    (*entry, weights, active), size = laid_out(N * C, N * C, N, N, step, some * 4 * C)
     spans, qkv, memory = get.ints("own spans", packed.spans.size), get("qkv", N * 3 * C), get("forward", size)
-    places = *entry, entry[1], *entry, weights, slopes, active
+    places = *entry, entry[1], *entry, weights, active, active
     return Room(False, step, spans, get.panel, scratch(packed, sizes, get), qkv, memory, *places)
 
 

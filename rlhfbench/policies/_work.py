@@ -29,11 +29,13 @@ def _total(*parts: tuple[int, Work]) -> Work:
 class _One(NamedTuple):
     """Work of one row, or of one pair of a query and a key, of which there is so much for each.
 
-    `keys` where only keys and values are needed; `pair` that is seen, `scored` whether it is seen or not.
+    `keys` where only keys and values are needed; `block_over` where no gradient will be; `pair` that is seen, `scored`
+    whether it is seen or not.
     """
 
     start: Work
     block: Work
+    block_over: Work
     keys: Work
     pair: Work
     scored: Work
@@ -52,16 +54,17 @@ def _one(sizes: Sizes) -> _One:
     def attention(kernel: str, *seen: int) -> Work:
         return work(kernel, sizes.heads, C // sizes.heads, *seen)
 
+    products_and_norms = _sum(
+        work("matmul", 1, C, 3 * C),
+        work("matmul", 1, C, C),
+        work("matmul", 1, C, F),
+        work("matmul", 1, F, C),
+        work("residual_norm", 1, C).times(2),
+    )
     return _One(
         start=_sum(work("embedding", 1, C), work("layer_norm", 1, C)),
-        block=_sum(
-            work("matmul", 1, C, 3 * C),
-            work("matmul", 1, C, C),
-            work("matmul", 1, C, F),
-            work("matmul", 1, F, C),
-            work("gelu", 1, F),
-            work("residual_norm", 1, C).times(2),
-        ),
+        block=products_and_norms + work("gelu", 1, F),
+        block_over=products_and_norms + work("gelu_over", 1, F),
         keys=work("matmul", 1, C, 2 * C),
         pair=attention("attention", 1, 0),
         scored=attention("attention", 0, 1),
@@ -98,12 +101,12 @@ def _in_blocks(packed: Packed, sizes: Sizes) -> tuple[int, int, int]:
     return rows, early * pairs + pairs_last, early * scored + scored_last
 
 
-def forward(packed: Packed, sizes: Sizes) -> Work:
+def forward(packed: Packed, sizes: Sizes, keep: bool) -> Work:
     """`_backbone.forward`."""
     one, (rows, pairs, scored) = _one(sizes), _in_blocks(packed, sizes)
     return _total(
         (packed.rows, one.start),
-        (rows, one.block),
+        (rows, one.block if keep else one.block_over),
         (packed.prompt_rows, one.keys),
         (pairs, one.pair),
         (scored, one.scored),
@@ -116,7 +119,7 @@ def prefill(rows: int, seen: tuple[int, int], sizes: Sizes) -> Work:
     return _total(
         (rows, one.start),
         (rows, one.keys),
-        (early * rows, one.block),
+        (early * rows, one.block_over),
         (early * seen[0], one.pair),
         (early * seen[1], one.scored),
     )
@@ -127,7 +130,7 @@ def step(rows: int, pairs: int, sizes: Sizes, vocab_size: int) -> Work:
     one, L = _one(sizes), sizes.layers
     return _total(
         (rows, one.start),
-        (L * rows, one.block),
+        (L * rows, one.block_over),
         (L * pairs, one.pair),
         (L * pairs, one.scored),
         (rows, _ends(sizes.width, vocab_size).drawn),

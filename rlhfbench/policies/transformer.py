@@ -175,7 +175,7 @@ class TransformerPolicy:
             drawn = np.take(tokens, cells, out=get.ints("some tokens", n), mode="clip")
             found[cells] = categorical.token_logprobs(part, drawn, out=get("some", n))
         done = _work.head(len(hidden), self.sizes.width, self.vocab_size)
-        done += _work.forward(packed, self.sizes)
+        done += _work.forward(packed, self.sizes, keep=False)
         done += flops.work("token_logprobs", len(hidden), self.vocab_size)
         self._charge("logprobs", done, len(hidden))
         return out
@@ -271,7 +271,7 @@ class TransformerPolicy:
             self._kept = None
         room = self._keep.begin() if keep else get
         packed = self._pack(prompts, responses, mask, room)
-        self._charge(kind, _work.forward(packed, self.sizes), 0)
+        self._charge(kind, _work.forward(packed, self.sizes, keep), 0)
         hidden, activations = self._pass(packed, room if keep else None, get)
         if keep:
             tokens = room.ints("prompts", *prompts.shape), room.ints("responses", *responses.shape)
