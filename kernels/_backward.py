@@ -35,18 +35,19 @@ from ._tensors import (
 
 __all__ = ["backward", "backward_jit", "calls"]
 
-EMBED, NORM, PRODUCT, ATTEND, GELU = range(5)
+ATTEND, NORM, GELU, EMBED, PRODUCT = range(5)
 
 
 def calls(dtype: Any) -> tuple[Call, ...]:
     """What `backward_jit` calls for arrays of this type."""
     x1, x2, i1, i2, i = arrays(dtype)
     return (
-        (embedding_backward_jit, (i1, i1, x2, x2, x2)),
-        (layer_norm_backward_jit, (x2, x2, x1, x1, x1, x2, x1, x1, x1)),
-        (product_jit, (x2, x2, i, i, x1, x2)),
         (attention_backward_jit, (x2, x2, x1, i2, i, x2, x1, x2)),
+        (layer_norm_backward_jit, (x2, x2, x1, x1, x1, x2, x1, x1, x1)),
         (gelu_backward_jit, (x2, x2, x1)),
+        (embedding_backward_jit, (i1, i1, x2, x2, x2)),
+        # Last: where another process compiles what `_forward` calls meanwhile, it is in the cache by now.
+        (product_jit, (x2, x2, i, i, x1, x2)),
     )
 
 
