@@ -103,8 +103,8 @@ def clocked() -> Iterator[dict[str, list[float]]]:
         rate = (perf_counter() - start) / max(_now() - first, 1)
     for name, note, _ in _NOTES.values():
         sums = taken.setdefault(name, [0.0, 0.0])
-        sums[0] += note[0] * rate
-        sums[1] += note[1]
+        sums[0] += float(note[0]) * rate
+        sums[1] += float(note[1])
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from ._slim import part, stretch
 from ._span_sums import mix_narrow, mix_wide
 from ._turned import FEW, QUERIES, turn
 
-__all__ = ["attention_jit", "dots_of_four", "mix"]
+__all__ = ["attention_jit", "dots_of_four"]
 
 
 @jit(forceinline=True)
@@ -94,23 +94,6 @@ def _softmax(row, scale):
         v += width(row)
     if v < J:
         store_part(row, v, J, load_part(row, v, J, lowest) * share)
-
-
-@jit(forceinline=True)
-def mix(weights, base, count, x, column, first, before, prefix, out):
-    """Writes out: the sum of `count` rows that a span sees, each times its entry of `weights` from `base` on."""
-    size = length(out)
-    shares = stretch(weights, base, base + count)
-    nothing = narrow(0.0, out)
-    v = 0
-    while v < size:
-        lanes = splat(nothing, out)
-        for j in range(count):
-            n = before + j if j < prefix else first + j - prefix
-            row = load_part(part(x, n, column, column + size), v, size, nothing)
-            lanes = fma(row, at(shares, j), lanes)
-        store_part(out, v, size, lanes)
-        v += width(out)
 
 
 @jit(forceinline=True)

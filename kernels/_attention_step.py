@@ -27,11 +27,9 @@ from ._lanes import load_part, store_part, width
 from ._row import narrow
 from ._rows import LOG2E, START
 from ._slim import part, stretch
+from ._turned import LANES
 
 __all__ = ["attention_step_jit", "fill_cache_jit", "step_room"]
-
-LANES = 16
-"""Most numbers of a vector."""
 
 
 def step_room(heads: int, J: int) -> int:

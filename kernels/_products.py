@@ -15,7 +15,7 @@ from numba.extending import lower_builtin, type_callable
 
 from ._jit import jit
 from ._lanemath import _fmuladd
-from ._lanes import _BYTES, _first, broadcast, load_part, store_part, suffix, width
+from ._lanes import _BYTES, _first, broadcast, load_part, masked_load, masked_store, store_part, width
 from ._row import at, narrow, number, put
 from ._rows import START
 from ._slim import part, stretch
@@ -67,24 +67,17 @@ class _Memory:
 
     def __init__(self, builder, kind, count, wide):
         self.builder, self.kind = builder, kind
-        self.size = _I32(4 if kind.element == ir.FloatType() else 8)
+        self.size = 4 if kind.element == ir.FloatType() else 8
         self.masks = [_first(builder, kind, _I64(v * kind.count), wide) for v in range(count)]
-
-    def _call(self, name, result, *args):
-        kinds = ir.FunctionType(result, [arg.type for arg in args])
-        name = f"llvm.masked.{name}.{suffix(self.kind)}.p0"
-        function = cgutils.get_or_insert_function(self.builder.module, kinds, name)
-        return self.builder.call(function, args)
 
     def _place(self, row, v):
         return self.builder.gep(self.builder.bitcast(row, self.kind.as_pointer()), [_I64(v)])
 
     def load(self, row, v):
-        rest = ir.Constant(self.kind, ir.Undefined)
-        return self._call("load", self.kind, self._place(row, v), self.size, self.masks[v], rest)
+        return masked_load(self.builder, self._place(row, v), self.masks[v], self.size)
 
     def store(self, x, row, v):
-        self._call("store", ir.VoidType(), x, self._place(row, v), self.size, self.masks[v])
+        masked_store(self.builder, x, self._place(row, v), self.masks[v], self.size)
 
 
 def _tile(registers):

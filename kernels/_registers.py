@@ -2,7 +2,7 @@
 """What code that is written in LLVM's instructions has in common: vectors of one register, and rows in memory.
 
 For functions on several rows at once, whose vectors all have to stay in registers: in jitted code each of them would
-be a name of its own.
+be a name of its own. Where four rows are enough, and one vector of each at a time, `_abreast` has them in jitted code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
 from ._lanemath import _fmuladd
-from ._lanes import _BYTES, _first, broadcast, suffix
+from ._lanes import _BYTES, _first, broadcast, masked_load, masked_store
 
 __all__ = ["Registers", "instead_of", "integer"]
 
@@ -123,20 +123,14 @@ class Registers:
         place = self.builder.bitcast(place, kind.as_pointer())
         if mask is None:
             return self.builder.load(place, align=self.bytes)
-        return self._masked("load", kind, place, _I32(self.bytes), mask, ir.Constant(kind, None))
+        return masked_load(self.builder, place, mask, self.bytes)
 
     def store(self, x, place, mask=None):
         place = self.builder.bitcast(place, self.kind.as_pointer())
         if mask is None:
             self.builder.store(x, place, align=self.bytes)
         else:
-            self._masked("store", ir.VoidType(), x, place, _I32(self.bytes), mask)
-
-    def _masked(self, name, result, *args):
-        kinds = ir.FunctionType(result, [arg.type for arg in args])
-        kind = args[0].type if name == "store" else result
-        name = f"llvm.masked.{name}.{suffix(kind)}.p0"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kinds, name), args)
+            masked_store(self.builder, x, place, mask, self.bytes)
 
     def fma(self, a, b, c):
         return _fmuladd(self.builder, a, b, c)

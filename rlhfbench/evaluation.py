@@ -80,7 +80,7 @@ class Evaluator:
         """Mean over replies of the summed per-state KL(policy || reference) and entropy, nats."""
         inputs = (self.prepared.evaluation_prompts, rollout.responses, rollout.mask)
         logits = policy.logits(*inputs, keep=False)
-        reference = copy.copy(self.prepared.reference)
+        reference = copy.copy(self.prepared.reference)  # one workspace for the logits of all points
         reference.charge = meter.reference_charge  # type: ignore[attr-defined]
         ref_logits = reference.logits(*inputs, keep=False)
         kl = categorical.kl_divergence(logits, ref_logits) * rollout.mask

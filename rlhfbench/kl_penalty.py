@@ -62,11 +62,11 @@ def estimates(
     estimator, mask = kl.partition(":")[0], replies[2]
     if estimator == "full":
         logits = setup.policy.logits(*replies)
-        out = setup.room("estimates", mask.shape, logits.dtype)
+        out = setup.room("KL estimates", mask.shape, logits.dtype)
         found = categorical.kl_divergence(logits, setup.reference.logits(*replies), out)
         setup.charge("kl_divergence", *logits.shape)
     else:
-        out = setup.room.like("estimates", logprobs)
+        out = setup.room.like("KL estimates", logprobs)
         found = policy_gradient.kl_estimate(logprobs, ref_logprobs, estimator, out)
         setup.charge(estimator, *logprobs.shape)
     setup.charge("elementwise", mask.size)

@@ -34,16 +34,8 @@ SHARED_SOURCES = (
     *("evaluation.py", "json_lines.py", "kl_control.py", "kl_penalty.py", "labeller.py", "lagrange.py"),
     *("metrics.py", "optimizer.py", "pair_training.py", "policy_choice.py", "ppo_step.py", "prepare.py"),
     *("problems.py", "rankings.py", "revision.py", "reward_models.py", "reward_student.py"),
-    *(
-        "rollouts.py",
-        "room.py",
-        "run.py",
-        "run_setup.py",
-        "schedules.py",
-        "seeding.py",
-        "selection.py",
-        "sft.py",
-    ),
+    *("rollouts.py", "room.py", "run.py", "run_setup.py", "schedules.py"),
+    *("seeding.py", "selection.py", "sft.py"),
     *("text.py", "tokenizer.py", "verifiers.py", "policies", "rewards", "tasks"),
 )
 """Code that every run goes through: part of every run's key, with all kernels."""

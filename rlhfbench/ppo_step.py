@@ -169,9 +169,9 @@ def ppo_update(
 def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, beta: float) -> Targets:
     """Generalised advantages of the score at the last token, or at each step's, less the KL penalty of every token."""
     mask, room = episodes.mask, setup.room
-    values = setup.policy.values(*episodes.replies, keep=False, out=room.like("values", mask))
+    values = setup.policy.values(*episodes.replies, keep=False, out=room.like("PPO values", mask))
     if in_loss(config.kl):
-        rewards = room.like("rewards", mask)
+        rewards = room.like("PPO rewards", mask)
         rewards[...] = 0
     else:
         # What the score of a reply loses is spread over its tokens; `kl_penalty` says what that descends.
@@ -186,10 +186,10 @@ def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, 
         rewards = policy_gradient.whiten(rewards, mask, out, shift_mean=False)
         setup.charge("whiten", *rewards.shape)
 
-    outs = room.like("unscaled advantages", values), room.like("returns", values)
+    outs = room.like("unscaled advantages", values), room.like("PPO returns", values)
     unscaled, returns = policy_gradient.gae(rewards, values, mask, config.gamma, config.lam, outs)
     setup.charge("gae", *rewards.shape)
-    advantages = policy_gradient.whiten(unscaled, mask, room.like("advantages", values))
+    advantages = policy_gradient.whiten(unscaled, mask, room.like("PPO advantages", values))
     setup.charge("whiten", *rewards.shape)
     return Targets(values, advantages, returns)
 
@@ -228,7 +228,7 @@ def minibatch_step(
     values = setup.policy.values(*batch.replies, out=room.like("new values", batch.mask))
     old_values = room.take("batch values", targets.values, index)
     returns = room.take("batch returns", targets.returns, index)
-    d_values = room.like("d_values", values)
+    d_values = room.like("PPO d_values", values)
     value = policy_gradient.value_clip(
         values, old_values, returns, batch.mask, config.cliprange_value, d_values
     )
@@ -248,7 +248,7 @@ def policy_gradients(
     logits, room = setup.policy.logits(*batch.replies), setup.room
     logprobs = room("new logprobs", batch.mask.shape, logits.dtype)
     categorical.token_logprobs(logits, batch.responses, out=logprobs)
-    d_logprobs = room.like("d_logprobs", logprobs)
+    d_logprobs = room.like("PPO d_logprobs", logprobs)
     policy = policy_gradient.ppo_clip(
         logprobs, batch.logprobs, advantages, batch.mask, config.cliprange, d_logprobs
     )

@@ -74,9 +74,9 @@ def collect(setup: Setup, prompts: Int, reference: bool = True, *, lasting: bool
     room, shape = setup.room, (len(prompts), setup.policy.max_length)
     out, dtype = None, setup.policy.params.dtype
     if not lasting:
-        arrays = (room(name, shape, dtype) for name in ("mask", "logprobs"))
-        out = Rollout(room("responses", shape, np.int64), *arrays)
-    uniforms = setup.rng.random(out=room("uniforms", shape, np.float64))
+        arrays = (room(f"rollout {name}", shape, dtype) for name in ("mask", "logprobs"))
+        out = Rollout(room("rollout responses", shape, np.int64), *arrays)
+    uniforms = setup.rng.random(out=room("rollout uniforms", shape, np.float64))
     rollout = setup.policy.sample(prompts, uniforms, out=out)
     replies = prompts, rollout.responses, rollout.mask
     steps, model = None, setup.reward_model
@@ -88,7 +88,7 @@ def collect(setup: Setup, prompts: Int, reference: bool = True, *, lasting: bool
         scores = model.score(*replies)
     ref_logprobs = rollout.logprobs[:0]
     if reference:
-        out_of_reference = None if lasting else room("reference logprobs", shape, dtype)
+        out_of_reference = None if lasting else room("rollout reference", shape, dtype)
         ref_logprobs = setup.reference.logprobs(*replies, out=out_of_reference)
     return Episodes(*replies, rollout.logprobs, ref_logprobs, scores, steps)
 

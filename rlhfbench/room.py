@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 
 class Room:
-    """Arrays by name. What an array holds is gone once its name is asked for again: nobody else may keep it."""
+    """Arrays by name. What an array holds is gone once its name is asked for again: nobody else may keep it.
+
+    Names of one word are the algorithm's own; those of the helpers that it calls have two.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, NDArray[Any]] = {}
@@ -26,7 +29,8 @@ class Room:
         return self(name, other.shape, other.dtype)
 
     def take(self, name: str, rows: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
-        """The `rows` at `index`, which are there."""
+        """The `rows` at `index`."""
+        _check(index, len(rows))
         out = self(name, (len(index), *rows.shape[1:]), rows.dtype)
         return rows.take(index, 0, out, "clip")  # "raise" takes a copy
 
@@ -34,8 +38,19 @@ class Room:
         self, name: str, ones: NDArray[Any], others: NDArray[Any], index: NDArray[np.int64]
     ) -> NDArray[Any]:
         """First the rows of `ones` at `index`, then those of `others`."""
+        _check(index, min(len(ones), len(others)))
         n = len(index)
         out = self(name, (2 * n, *ones.shape[1:]), ones.dtype)
         ones.take(index, 0, out[:n], "clip")
         others.take(index, 0, out[n:], "clip")
         return out
+
+
+def _check(index: NDArray[np.int64], rows: int) -> None:
+    """That all are there: arrays are taken from with "clip", which has no copy of its own, and refuses nothing."""
+    if index.dtype != np.int64:
+        raise IndexError(f"index: came as {index.dtype}, int64 is needed")
+    if len(index) and index.view(np.uint64).max() >= rows:  # where those below 0 are the largest
+        raise IndexError(
+            f"index: came with {index.min()} to {index.max()}, at least 0 and below {rows} is needed"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -63,7 +64,7 @@ def test_a_side_that_cannot_start_says_why(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("case", cases.CASES)
 def test_a_profile_accounts_for_all_time_and_work(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer_profile, "ROUNDS", 2)
-    found = transformer_profile.profile(case, SMALL)
+    found = json.loads(json.dumps(transformer_profile.profile(case, SMALL)))
     assert sum(found["kinds"].values()) == pytest.approx(found["seconds"])
     assert found["kinds"][transformer_profile.MATMUL] > 0
     assert found["kinds"]["attention"] > 0
@@ -86,7 +87,7 @@ def test_the_time_of_a_loop_goes_to_what_it_calls() -> None:
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="functions are called by their names")
 def test_clocks_within_compiled_loops_see_all_their_kernels() -> None:
-    size, dtype = cases.SIZES["width 32"], np.dtype(np.float32)
+    size, dtype = cases.SIZES["width 64"], np.dtype(np.float32)
     setup = cases.make_setup(size)
     call = cases.CASES["PPO update"](setup, size)
     call()
@@ -101,14 +102,14 @@ def test_clocks_within_compiled_loops_see_all_their_kernels() -> None:
     called = (*decoding.calls(dtype), *_forward.calls(dtype), *_backward.calls(dtype))
     assert {function.__name__ for function, _ in called} == {*inside}
     assert all(calls > 0 and seconds > 0 for seconds, calls in inside.values())
-    assert 0.3 * whole < sum(seconds for seconds, _ in inside.values()) < whole
+    assert 0.6 * whole < sum(seconds for seconds, _ in inside.values()) < whole
     assert inside["attention_backward_jit"][1] == policy.sizes.layers
     assert np.array_equal(clocked_drawn, drawn)
     assert np.array_equal(policy.sample(setup.fixed_prompts, uniforms).responses, drawn)
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
-@pytest.mark.parametrize(("case", "most", "room"), [("DPO step", 7, 30), ("PPO update", 11, 19)])
+@pytest.mark.parametrize(("case", "most", "room"), [("DPO step", 7, 30), ("PPO update", 12, 19)])
 def test_a_step_allocates_no_array_of_its_batch(case: str, most: int, room: int) -> None:
     """KiB at a time, of Python's own objects: a number for each token of the batch would be 8 more (DPO) or 4.
 

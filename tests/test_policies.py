@@ -163,7 +163,9 @@ def test_results_go_where_they_are_asked_to(policy):
         out = np.full(shape, 7.0)
         assert call(*inputs, out=out) is out
         np.testing.assert_array_equal(out, call(*inputs))
-        for wrong in (out[1:].copy(), out.astype(np.float32)):
+        apart, fixed = np.full((*shape, 2), 7.0)[..., 0], out.copy()
+        fixed.flags.writeable = False
+        for wrong in (out[1:].copy(), out.astype(np.float32), out.T.copy().T, apart, fixed):
             with pytest.raises(ValueError, match=r"^out: "):
                 call(*inputs, out=wrong)
     uniforms = np.random.default_rng(0).random(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from rlhfbench.room import Room
 
@@ -33,3 +34,16 @@ def test_rows_are_taken():
     np.testing.assert_array_equal(both, np.concatenate([ROWS[index], -ROWS[index]]))
     assert room.take("some", ROWS + 1, index) is some
     np.testing.assert_array_equal(some, ROWS[index] + 1)
+
+
+@pytest.mark.parametrize(
+    "index", [[0, 4], [-1, 0], [True, False, True, False], np.array([0, 1], np.int32), [0.0]]
+)
+def test_rows_that_are_not_there_are_refused(index):
+    """Nothing may come in their place, where other arrays are taken from by the same index."""
+    room = Room()
+    with pytest.raises(IndexError, match=r"^index: came "):
+        room.take("some", ROWS, np.asarray(index))
+    with pytest.raises(IndexError, match=r"^index: came "):
+        room.take_both("both", ROWS, ROWS, np.asarray(index))
+    assert room.take("some", ROWS, np.array([], np.int64)).shape == (0, 3)

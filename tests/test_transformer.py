@@ -324,6 +324,18 @@ def test_work_equals_the_operations_executed():
         assert entry["executed"][0] > 0
 
 
+def test_what_is_kept_for_the_gradient_is_no_scratch():
+    """Scratch is a thread's: by the time of `backward`, which another may call, it is for somebody else."""
+    policy = make()
+    policy.logits(PROMPTS, RESPONSES, MASK)
+    shared = policy._scratch
+    for array in policy._kept.room:
+        if isinstance(array, np.ndarray):
+            assert not np.shares_memory(array, shared._memory)
+            assert not np.shares_memory(array, shared.panel)
+    assert policy._kept.room.panel.size == policy._kept.room.scratch.size == 0
+
+
 def extra(call, result=0):
     """Bytes that a call, made before, takes of Python and NumPy at a time, beside `result` that it returns."""
     call(), call()

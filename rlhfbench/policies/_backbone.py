@@ -24,6 +24,8 @@ def forward(
     C, own = sizes.width, packed.rows - packed.prompt_rows
     room = passing(packed, sizes, get) if keep is None else kept(packed, sizes, keep, get)
     passes.forward(tensors, sizes.heads, rows_of(packed, sizes), room)
+    if keep is not None:  # scratch is the thread's, and may be another one's by the time of `backward`
+        room = room._replace(panel=room.panel[:0].copy(), scratch=room.scratch[:0].copy())
     start = room.normed + C * (packed.prompt_rows if keep is None else sizes.layers * packed.rows)
     return room.memory[start : start + own * C].reshape(own, C), room
 
@@ -36,6 +38,7 @@ def backward(
     rows, each = rows_of(packed, sizes), (N * C, N * C, N * C, N * 3 * C, min(CHUNK, N) * 4 * C)
     starts, size = laid_out(*each, rows.slopes, C, prod(rows.turned))
     back = Back(get("backward", size), *starts)
+    room = room._replace(panel=get.panel)
     passes.backward(tensors, grads, sizes.heads, rows, room, back, d_hidden)
 
 

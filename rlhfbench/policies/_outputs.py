@@ -28,4 +28,7 @@ def _fitting(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     if out.shape != shape or out.dtype != dtype:
         came = f"shape {out.shape} and dtype {out.dtype}"
         raise ValueError(f"out: came with {came}, {shape} and {dtype} is needed")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        came = "read-only" if out.flags.c_contiguous else "with gaps, or not in C order"
+        raise ValueError(f"out: came {came}, an array in C order that can be written is needed")
     return out
