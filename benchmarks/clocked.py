@@ -53,8 +53,8 @@ def _add(context: Any, place: Any, cycles: Any) -> Any:
 
 
 @numba.njit
-def _now() -> int:
-    return _cycles()  # type: ignore[no-any-return]
+def _now() -> Any:
+    return _cycles()
 
 
 @cache

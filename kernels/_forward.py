@@ -78,7 +78,7 @@ def forward_jit(code, tensors, heads, rows, room):
         piece(tensors.blocks[0], tensors.starts[GAIN1], C),
         piece(tensors.blocks[0], tensors.starts[SHIFT1], C),
     )
-    means, shares = piece(room.memory, room.means + START, N), piece(room.memory, room.shares + START, N)
+    means, shares = piece(room.memory, room.means, N), piece(room.memory, room.shares, N)
     call(layer_norm_jit, code[NORM], (stream, gain, shift, means, shares, normed))
     for i in range(L):
         begin = rows.prompt_rows if i + 1 == L else START
