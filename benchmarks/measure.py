@@ -29,10 +29,10 @@ class Timing(NamedTuple):
     rounds: int
 
 
-def one_core() -> None:
+def one_core(which: int = -1) -> None:
     """Keep this process, and every thread that a library starts in it, on one core; where the system can."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[which]})
 
 
 def interleave(calls: Mapping[str, Call], seconds: float = 1.0, rounds: int = 5) -> dict[str, Timing]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -115,13 +116,11 @@ def _utilised(found: Found) -> Iterator[Goal]:
 def _ten_seeds(found: Found) -> Iterator[Goal]:
     job = found.job
     what, goal = JOB, f"{JOB_TIMES:g} × the same job with TRL"
-    parts = job.get("parts", {})
-    missing = {_name(part["side"]) for part in parts.values() if part["seconds"] is None}
     if not complete(job):
-        yield _missing(what, goal, " and ".join(sorted(missing)) or "our command")
+        yield _missing(what, goal, "our command" if "seeds_in" in job else _name(PPO))
         return
     theirs, ours = trl_seconds(job), job[OURS]["seconds"]
-    reached = f"{theirs / ours:.2g} × ({duration(ours)}; TRL {duration(theirs)}, multiplied out)"
+    reached = f"{theirs / ours:.2g} × ({duration(ours)}; TRL {duration(theirs)})"
     cores = job[OURS]["processor"] / ours
     if cores < 0.8 * job["cores"]:
         reached += f"; we had {cores:.1f} of {job['cores']} cores"
@@ -130,14 +129,12 @@ def _ten_seeds(found: Found) -> Iterator[Goal]:
 
 def complete(job: dict[str, Any]) -> bool:
     """Whether both sides of the ten seeds were measured."""
-    parts = job.get("parts", {})
-    return bool(parts) and None not in (*(part["seconds"] for part in parts.values()), job.get(OURS))
+    return OURS in job and "seeds_in" in job
 
 
 def trl_seconds(job: dict[str, Any]) -> float:
-    """What the updates alone would take, seeds shared out among the cores without loss."""
-    seed = sum(part["updates"] * part["seconds"] for part in job["parts"].values())
-    return float(seed * job["seeds"] / job["cores"])
+    """From start to end: the seeds that were run stand for all, shared out among the cores without loss."""
+    return float(job["start"] + statistics.mean(job["seeds_in"]) * job["seeds"] / job["cores"])
 
 
 def _memory(found: Found) -> Iterator[Goal]:

@@ -1,94 +1,156 @@
-"""Ten seeds of `compare ppo dpo`: what TRL would have to do for them, what ours takes, and where that goes."""
+"""Ten seeds of `compare ppo dpo`: the same job with TRL and with ours, in turn, and where our time goes."""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from benchmarks.table import duration, grid
-from benchmarks.transformer_cases import Size
-from benchmarks.transformer_goals import OURS, PPO, TRL
-from benchmarks.turns import SETTINGS
+from benchmarks.transformer_goals import OURS
+from benchmarks.turns import SETTINGS, Side
 from rlhfbench.jobs import open_task
 from rlhfbench.plan import TRANSFORMER_EPISODES
 from rlhfbench.policy_choice import TransformerSizes
+from rlhfbench.prepare import Prepared, fine_tuned_reference, prepare
 from rlhfbench.registry import parse_arm
 from rlhfbench.rewards.transformer_training import RewardModelConfig
 from rlhfbench.run import CHECKPOINTS
-from rlhfbench.seeding import stream
 from rlhfbench.sft import SFT
+from rlhfbench.types import Float, Int
 
 JOB_SEEDS, JOB_CORES = 10, 2
-TRAINING = {
-    "SFT": ("SFT",),
-    "reward model": ("reward model",),
-    "DPO": ("DPO",),
-    "PPO": ("PPO, rollouts", "PPO, updates"),
-}
-"""Our phases that do what one of TRL's trainers does."""
-EVALUATION = "evaluation"
-EVALUATED = tuple(f"{EVALUATION}: {what}" for what in ("replies", "scores", "KL, entropy"))
-"""Our phases of a point of a curve."""
+SCRIPT = Path(__file__).parent / "peers" / "trl_job.py"
 
 
 class Part(NamedTuple):
-    """What a seed of the job needs of one of TRL's trainers: how many updates, or evaluations, of what size."""
+    """What a trainer does: how many updates, of how many rows."""
 
-    side: str
-    case: str
     updates: int
-    size: Size
+    rows: int
+    learning_rate: float
+    beta: float = 0.0
+    epochs: int = 1
+    minibatches: int = 1
 
 
-def job_parts() -> dict[str, Part]:
+def job_parts(demonstrations: int, pairs: int) -> dict[str, Part]:
     """`compare ppo dpo` as it is by default."""
-    task: Any = open_task("sentences", None).for_seed(stream(0, "split"))
-    arms = ppo, dpo = [parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo")]
-    tuning, scoring, chosen = SFT["transformer"], RewardModelConfig(), TransformerSizes()
-    size = Size(
-        width=chosen.width,
-        vocab=len(task.vocab),
-        prompt=task.prompts(1, stream(0, "prompts")).shape[1],
-        length=task.max_length,
-        layers=chosen.layers,
-        heads=chosen.heads,
-    )
-    rollout = size._replace(rows=ppo.batch_size, epochs=ppo.num_ppo_epochs, minibatches=ppo.num_mini_batches)
+    ppo, dpo = (parse_arm(arm, policy="transformer").config for arm in ("ppo", "dpo"))
+    tuning, scoring = SFT["transformer"], RewardModelConfig()
 
-    def learner(case: str, config: Any, rows: float, epochs: int | None = None) -> Part:
-        batches = -(-int(rows) // config.batch_size)
-        updates = batches * (epochs or config.epochs)
-        return Part(TRL, case, updates, size._replace(rows=config.batch_size))
+    def learner(config: Any, rows: int, epochs: int | None = None) -> Part:
+        batches = -(-rows // config.batch_size)
+        return Part(batches * (epochs or config.epochs), config.batch_size, config.learning_rate)
 
-    passes = tuning.passes(-(-task.demos // tuning.batch_size))
-    points = len(arms) * (CHECKPOINTS + 1)
+    passes = tuning.passes(-(-demonstrations // tuning.batch_size))
     return {
-        "SFT": learner("sft", tuning, task.demos, passes),
-        "reward model": learner("reward", scoring, task.pairs * (1 - scoring.validation)),
-        "DPO": learner("dpo", dpo, task.pairs),
-        "PPO": Part(PPO, "ppo", ppo.updates, rollout),
-        EVALUATION: Part(TRL, "evaluate", points, size._replace(rows=TRANSFORMER_EPISODES)),
+        "SFT": learner(tuning, demonstrations, passes),
+        "reward model": learner(scoring, int(pairs * (1 - scoring.validation))),
+        "DPO": learner(dpo, pairs)._replace(beta=dpo.beta),
+        "PPO": Part(
+            ppo.updates, ppo.batch_size, ppo.learning_rate, ppo.beta, ppo.num_ppo_epochs, ppo.num_mini_batches
+        ),
     }
 
 
-def ours_in_full() -> dict[str, Any] | None:
-    """Seconds, and seconds of processor, of `compare ppo dpo`, kernels compiled before; None where it failed.
+def the_job(of: str = "sentences", episodes: int = TRANSFORMER_EPISODES) -> dict[str, Any]:
+    """What `peers/trl_job.py` is told: the first seed's demonstrations, pairs and prompts, as numbers of words.
 
-    `again` is the same command once more, for which nothing is left to run: starting and reporting.
+    A prompt's words come before a reply's, of which the last ends it; padding comes last.
     """
+    task, policy = open_task(of, None), "transformer"
+    start = fine_tuned_reference(task, policy, 0)
+    world: Prepared = prepare(task, policy, 0, episodes, None, start)
+    demos, pairs, chosen = start.demonstrations, world.preferences, TransformerSizes()
+    before = len(task.prompt_vocab)
+
+    def words(responses: Int, mask: Float) -> list[list[int]]:
+        return [(row[kept > 0] + before).tolist() for row, kept in zip(responses, mask, strict=True)]
+
+    end = before + len(task.vocab) - 1
+    prompts = world.evaluation_prompts
+    size = {
+        "prompt": prompts.shape[1],
+        "length": task.max_length + 1,
+        "vocab": end + 2,
+    }  # TRL ends every reply
+    size |= {"eos": end, "pad": end + 1}
+    size |= {"width": chosen.width, "layers": chosen.layers, "heads": chosen.heads}
+    shown = demos.prompts.tolist(), words(demos.responses, demos.mask)
+    judged = words(pairs.chosen, pairs.chosen_mask), words(pairs.rejected, pairs.rejected_mask)
+    return {
+        "size": size,
+        "length": task.max_length,
+        "points": CHECKPOINTS + 1,
+        "prompts": prompts.tolist(),
+        "demonstrations": list(zip(*shown, strict=True)),
+        "pairs": list(zip(pairs.prompts.tolist(), *judged, strict=True)),
+        "parts": {name: part._asdict() for name, part in job_parts(len(demos), len(pairs)).items()},
+    }
+
+
+def measure_job(python: str | None, rounds: int) -> dict[str, Any]:
+    """Our command and TRL's seeds, one on each core, in turn; TRL's side by the interpreter `python`, if there is one.
+
+    What is found: seconds of `runs` of our command, and of the median its seconds of processor; `again`, the same
+    command once more, for which nothing is left to run, so that it starts and reports. Of TRL's side, `start` until
+    all are ready, `seeds_in` seconds each, and the mean of their `parts`.
+    """
+    found: dict[str, Any] = {"seeds": JOB_SEEDS, "cores": JOB_CORES}
     with tempfile.TemporaryDirectory() as folder:
-        runs = [_timed_command(seeds, f"{folder}/{seeds}") for seeds in (1, JOB_SEEDS, JOB_SEEDS)]
-    _, first, second = runs
-    return None if first is None or second is None else first | {"again": second}
+        run_command(1, f"{folder}/compiled")
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(the_job()), encoding="utf-8")
+        sides, taken, seeds = list[Side](), list[Any](), list[dict[str, float]]()
+        try:
+            began = perf_counter()
+            sides = [] if python is None else _sides(python, file)
+            if sides:
+                found["start"], found["about"] = perf_counter() - began, sides[0].about
+            taken.append(run_command(JOB_SEEDS, f"{folder}/0"))
+            for one in range(rounds):
+                seeds += _together(sides)
+                taken.append(run_command(JOB_SEEDS, f"{folder}/{one + 1}"))
+        finally:
+            for side in sides:
+                side.close()
+        again = run_command(JOB_SEEDS, f"{folder}/0")
+    runs = sorted((run for run in taken if run is not None), key=lambda run: float(run["seconds"]))
+    if runs:
+        found[OURS] = runs[len(runs) // 2] | {"again": again, "runs": [run["seconds"] for run in runs]}
+    if seeds:
+        found["seeds_in"] = [sum(seed.values()) for seed in seeds]
+        found["parts"] = {name: statistics.mean(seed[name] for seed in seeds) for name in seeds[0]}
+    return found
 
 
-def _timed_command(seeds: int, out: str) -> dict[str, float] | None:
+def _sides(python: str, file: Path) -> list[Side]:
+    """TRL's processes, ready, a core each; none if one of them cannot start."""
+    command = [python, "-I", str(SCRIPT)]
+    started = [Side("TRL", [*command, str(core), str(file)]) for core in range(JOB_CORES)]
+    if all(side.ready() for side in started):
+        return started
+    for side in started:
+        side.close()
+    return []
+
+
+def _together(sides: Sequence[Side]) -> list[dict[str, float]]:
+    """A seed of each, side by side: seconds by part."""
+    for side in sides:
+        side.send("seed")
+    return [side.answered()["seconds"] for side in sides]
+
+
+def run_command(seeds: int, out: str) -> dict[str, float] | None:
+    """Seconds, and seconds of processor, of `compare ppo dpo`; None where it failed."""
     arms = ["compare", "ppo", "dpo", "--policy", "transformer", "--seeds", str(seeds)]
     start, used = perf_counter(), _used()
     command = [sys.executable, "-m", "rlhfbench", *arms, "--out", out]
@@ -117,94 +179,3 @@ def seeds_in_parts() -> dict[str, Any]:
         what: {name: sum(one[what][name] for one in found) / len(found) for name in found[0][what]}
         for what in ("seconds", "flops", "kinds")
     } | {"start": sum(one["start"] for one in found) / len(found)}
-
-
-# Markdown
-
-
-class Line(NamedTuple):
-    """A phase of a seed: our seconds of processor and FLOPs, and TRL's seconds, if it does the same."""
-
-    name: str
-    seconds: float
-    flops: float
-    theirs: float | None = None
-
-    def row(self, whole: float) -> list[str]:
-        counted = (
-            (f"{self.flops / 1e9:.1f}", f"{self.flops / self.seconds / 1e9:.0f}") if self.flops else ("", "")
-        )
-        beside = ("", "")
-        if self.theirs is not None:
-            beside = (duration(self.theirs), f"{self.theirs / self.seconds:.1f} ×")
-        return [self.name, duration(self.seconds), f"{self.seconds / whole:.0%}", *counted, *beside]
-
-
-def lines(job: dict[str, Any]) -> list[Line]:
-    """Training by trainer, all of it, evaluation, then what TRL's side does not do, then all of a seed.
-
-    Seconds are the command's, shared out as those of the seeds that were taken apart, perhaps at another hour.
-    """
-    flops, apart = job["seed"]["flops"], job["seed"]["seconds"]
-    each = a_seed(job) / sum(apart.values())
-    seconds = {phase: each * taken for phase, taken in apart.items()}
-
-    def line(name: str, phases: Iterable[str], theirs: float | None = None) -> Line:
-        phases = list(phases)
-        return Line(name, *(sum(of.get(phase, 0.0) for phase in phases) for of in (seconds, flops)), theirs)
-
-    trl = {name: multiplied(part) for name, part in job["parts"].items()}
-    ours = {phase for phases in TRAINING.values() for phase in phases}
-    known = [taken for name in TRAINING if (taken := trl[name]) is not None]
-    rest = sorted(set(seconds) - ours, key=lambda phase: -seconds[phase])
-    return [
-        *(line(name, phases, trl[name]) for name, phases in TRAINING.items()),
-        line("all training", ours, sum(known) if len(known) == len(TRAINING) else None),
-        line("all evaluation", EVALUATED, trl.get(EVALUATION)),
-        *(line(phase, [phase]) for phase in rest),
-        line("a seed", seconds),
-    ]
-
-
-def a_seed(job: dict[str, Any]) -> float:
-    """Seconds of processor that a seed takes within the command; where that was not measured, taken apart."""
-    if job.get(OURS) is None:
-        return float(sum(job["seed"]["seconds"].values()))
-    return float((job[OURS]["processor"] - sum(_around(job).values())) / job["seeds"])
-
-
-def _around(job: dict[str, Any]) -> dict[str, float]:
-    """Seconds of processor of the command that are no seed's."""
-    parts = {f"starting {job['cores']} workers, loading kernels": job["cores"] * job["seed"]["start"]}
-    if "again" in job[OURS]:
-        parts["starting the command, reporting"] = job[OURS]["again"]["processor"]
-    return parts
-
-
-def multiplied(part: dict[str, Any]) -> float | None:
-    """Seconds that a seed's updates take one of TRL's trainers."""
-    return None if part["seconds"] is None else float(part["updates"] * part["seconds"])
-
-
-def breakdown(job: dict[str, Any]) -> Iterator[str]:
-    """Where our time goes, of a seed and of the command."""
-    if "seed" not in job:
-        return
-    found = lines(job)
-    header = ("of a seed", "seconds of processor", "of all", "GFLOP", "GFLOP/s", "TRL", "of ours")
-    yield "Ours, by phase\n\n" + grid(header, (line.row(found[-1].seconds) for line in found))
-    kinds = job["seed"]["kinds"]
-    whole = sum(kinds.values())
-    yield "Ours, by kernel\n\n" + grid(kinds, [[f"{taken / whole:.0%}" for taken in kinds.values()]])
-    if job.get(OURS) is not None:
-        yield _command(job)
-
-
-def _command(job: dict[str, Any]) -> str:
-    """Cores times seconds of the whole command: at work, and waiting."""
-    ours, cores = job[OURS], job["cores"]
-    parts = {f"{job['seeds']} seeds": job["seeds"] * a_seed(job)} | _around(job)
-    parts["cores that waited"] = cores * ours["seconds"] - ours["processor"]
-    parts[f"{cores} cores, {duration(ours['seconds'])}"] = cores * ours["seconds"]
-    rows = ([name, f"{taken:.1f}"] for name, taken in parts.items())
-    return "The command\n\n" + grid(("", "seconds of processor"), rows)

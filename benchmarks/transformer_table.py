@@ -36,7 +36,7 @@ from benchmarks.transformer_goals import (
     Found,
     profile_name,
 )
-from benchmarks.transformer_job import JOB_CORES, JOB_SEEDS, job_parts, ours_in_full, seeds_in_parts
+from benchmarks.transformer_job import measure_job, seeds_in_parts
 from benchmarks.transformer_text import markdown
 from benchmarks.turns import SETTINGS, Side, take_turns
 
@@ -121,7 +121,8 @@ def measure(found: Found, peers: Peers, pattern: str, quick: bool) -> Iterator[s
                 found.profiles[name] = profile(case, size)
                 yield f"profile of {name}"
     if pattern in "ten seeds":
-        found.job.update(job(peers, quick))
+        found.job.clear()
+        found.job.update(measure_job(peers.with_ppo, 1 if quick else 2), seed=seeds_in_parts())
         yield "ten seeds"
     elif pattern in "seeds in parts":
         found.job["seed"] = seeds_in_parts()
@@ -132,27 +133,6 @@ def profile(case: str, size: Size) -> Any:
     command = [sys.executable, "-m", "benchmarks.transformer_profile", case, json.dumps(size._asdict())]
     done = subprocess.run(command, env=os.environ | SETTINGS, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
-
-
-# Ten seeds
-
-
-def job(peers: Peers, quick: bool) -> dict[str, Any]:
-    """Seconds of our command, and of one update of each of TRL's trainers, the median, as jobs are made of many."""
-    found: dict[str, Any] = {"seeds": JOB_SEEDS, "cores": JOB_CORES, "parts": {}}
-    for name, part in job_parts().items():
-        command = peers.command(part.side, part.case, part.size)
-        chosen = {} if command is None else {part.side: command}
-        sides = record(name, part.size, chosen, 2.0 if quick else 6.0)["sides"]
-        found["parts"][name] = {
-            "updates": part.updates,
-            "size": part.size._asdict(),
-            "side": part.side,
-            "seconds": sides[part.side]["median"] if sides else None,
-        }
-    found[OURS] = ours_in_full()
-    found["seed"] = seeds_in_parts()
-    return found
 
 
 def load(file: Path | None) -> Found:

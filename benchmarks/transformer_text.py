@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import transformer_floors
+from benchmarks import transformer_floors, transformer_job_text
 from benchmarks.table import duration, grid
 from benchmarks.transformer_cases import CASES
 from benchmarks.transformer_goals import (
@@ -21,7 +21,6 @@ from benchmarks.transformer_goals import (
     judge,
     utilisation,
 )
-from benchmarks.transformer_job import breakdown, multiplied
 
 MET = {True: "yes", False: "**no**", None: "not measured"}
 
@@ -35,7 +34,7 @@ def markdown(found: Found) -> str:
         "### Goals of the transformer\n\n" + goals,
         *transformer_floors.markdown(found),
     ]
-    parts += [*_sides(found), *_job(found), *breakdown(found.job), *_profiles(found)]
+    parts += [*_sides(found), *transformer_job_text.markdown(found.job), *_profiles(found)]
     return "\n\n".join(parts)
 
 
@@ -72,24 +71,6 @@ def _cell(record: dict[str, Any], name: str) -> str:
     else:
         text = f"{side['best'] / ours['best']:.1f} ×"
     return text + ("" if side["peak"] is None else f", {sum(side['peak']) / MIB:.0f} MiB")
-
-
-def _job(found: Found) -> Iterator[str]:
-    rows = []
-    for name, part in found.job.get("parts", {}).items():
-        taken, seed = part["seconds"], multiplied(part)
-        shape = "{rows} × ({prompt} + {length}), V = {vocab}, width {width}".format(**part["size"])
-        times = ("not measured", "") if taken is None else (duration(taken), duration(seed or 0.0))
-        rows.append([name, shape, str(part["updates"]), *times])
-    if rows:
-        header = (
-            "TRL's side",
-            "an update, or a point",
-            "how many a seed",
-            "one takes",
-            "a seed, multiplied out",
-        )
-        yield "### Ten seeds with TRL\n\n" + grid(header, rows)
 
 
 def _profiles(found: Found) -> Iterator[str]:

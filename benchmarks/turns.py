@@ -82,8 +82,14 @@ class Side:
         return True
 
     def ask(self, what: str) -> Any:
+        self.send(what)
+        return self.answered()
+
+    def send(self, what: str) -> None:
         assert self.process.stdin is not None
         print(what, file=self.process.stdin, flush=True)
+
+    def answered(self) -> Any:
         found = self._read()
         if found is None:
             raise RuntimeError(f"{self.name}: ended while it was asked")

@@ -28,6 +28,7 @@ from benchmarks import (
 )
 from benchmarks import transformer_cases as cases
 from benchmarks import transformer_goals as goals
+from benchmarks import transformer_job_text as job_text
 from kernels import _backward, _forward, decoding
 from rlhfbench.policies._buffers import _SHARED, Buffers
 
@@ -133,13 +134,61 @@ def test_products_are_repeated_as_they_were() -> None:
     transformer_profile.replay(noted)()
 
 
-def test_the_job_has_the_sizes_of_the_default_comparison() -> None:
-    parts = transformer_job.job_parts()
-    assert {(part.size.prompt, part.size.length) for part in parts.values()} == {(2, 12)}
-    assert parts["PPO"].size.rows % parts["PPO"].size.minibatches == 0
-    assert all(part.updates > 0 for part in parts.values())
-    assert parts["evaluation"].updates == 42
-    assert parts["SFT"].updates == 500  # 2,000 demonstrations, 16 at a time, until 480 steps have been made
+def test_the_job_has_the_updates_of_the_default_comparison() -> None:
+    parts = transformer_job.job_parts(2000, 2000)
+    assert parts["SFT"][:2] == (500, 16)  # 16 demonstrations at a time, until 480 steps have been made
+    assert parts["DPO"][:2] == (64, 64)
+    assert parts["PPO"].rows % parts["PPO"].minibatches == 0
+    assert all(part.updates > 0 < part.learning_rate for part in parts.values())
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
+def test_the_job_is_told_in_numbers_of_words() -> None:
+    told = transformer_job.the_job("sentences-small:pairs=8,demos=9", 5)
+    size = told["size"]
+    assert [len(told[name]) for name in ("prompts", "demonstrations", "pairs")] == [5, 9, 8]
+    for prompt, *replies in told["demonstrations"] + told["pairs"]:
+        assert len(prompt) == size["prompt"]
+        assert all(0 < len(reply) <= told["length"] < size["length"] for reply in replies)
+        assert all(max(prompt) < word <= size["eos"] < size["pad"] for reply in replies for word in reply)
+        assert all(size["eos"] not in reply[:-1] for reply in replies)
+    assert told["parts"]["DPO"]["beta"] > 0
+    json.dumps(told)
+
+
+SEED = """
+import json, sys
+print(json.dumps({"about": "trl 1"}), flush=True)
+for line in sys.stdin:
+    print("noise")
+    print(json.dumps({"found": {"seconds": {"SFT": 1.0 + int(sys.argv[3]), "PPO": 2.0}}}), flush=True)
+"""
+
+
+def test_both_sides_of_the_job_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SEED.replace("argv[3]", "argv[1]"), encoding="utf-8")
+    told: list[int] = []
+
+    def command(seeds: int, out: str) -> dict[str, float]:
+        told.append(seeds)
+        return {"seconds": float(len(told)), "processor": 1.5 * len(told)}
+
+    monkeypatch.setattr(transformer_job, "SCRIPT", script)
+    monkeypatch.setattr(transformer_job, "the_job", dict)
+    monkeypatch.setattr(transformer_job, "run_command", command)
+    found = transformer_job.measure_job(sys.executable, 2)
+    assert told == [1, 10, 10, 10, 10]  # compiles, three with TRL's seeds between, and one that only reports
+    assert found["seeds_in"] == [3.0, 4.0, 3.0, 4.0]
+    assert found["parts"] == {"SFT": 1.5, "PPO": 2.0}
+    assert found["rlhfbench"] == {
+        "seconds": 3.0,
+        "processor": 4.5,
+        "again": {"seconds": 5.0, "processor": 7.5},
+        "runs": [2.0, 3.0, 4.0],
+    }
+    assert (found["about"], found["start"] > 0) == ("trl 1", True)
+    assert "seeds_in" not in transformer_job.measure_job(None, 1)
 
 
 # Goals
@@ -189,45 +238,43 @@ def test_what_is_not_installed_is_named() -> None:
     assert "| DPO step, width 64 | 1 s, 1 MiB | 2.5 ×, 1 MiB |" in text
 
 
-def test_the_job_is_multiplied_out() -> None:
-    size = cases.Size()._asdict()
-    parts = {
-        "DPO": {"updates": 10, "size": size, "side": "TRL", "seconds": 1.0},
-        "PPO": {"updates": 5, "size": size, "side": "TRL PPO", "seconds": 4.0},
-    }
-    job = {"seeds": 10, "cores": 2, "parts": parts}
-    job["rlhfbench"] = {"seconds": 10.0, "processor": 19.0}
-    assert goals.trl_seconds(job) == pytest.approx(150.0)
-    what = "ten seeds of `compare ppo dpo`, two cores"
-    assert line(goals.judge(found()._replace(job=job)), what, "TRL").met is True
-    assert "| DPO | 64 × (8 + 16), V = 256, width 64 | 10 | 1 s | 10 s |" in transformer_text.markdown(
-        found()._replace(job=job)
-    )
-    parts["PPO"]["seconds"] = None
-    result = line(goals.judge(found()._replace(job=job)), what, "TRL")
-    assert (result.met, result.reached) == (None, "not measured, for want of TRL 1.9's PPO")
-
-
 def job(**more: Any) -> dict[str, Any]:
     """Ten seeds of 8 s on two cores, of which half trains, beside TRL's 30 s of training and 6 of evaluation a seed."""
-    size = cases.Size()._asdict()
-    sides = {"SFT": "TRL", "reward model": "TRL", "DPO": "TRL", "PPO": "TRL PPO"}
-    parts = {
-        name: {"updates": 10, "size": size, "side": trainer, "seconds": 0.75}
-        for name, trainer in sides.items()
-    }
+    parts = {"SFT": 7.5, "reward model": 7.5, "DPO": 7.5, "PPO": 7.5, "evaluation": 6.0}
     seconds = {"SFT": 0.5, "reward model": 0.25, "DPO": 0.25, "PPO, rollouts": 1.0, "PPO, updates": 2.0}
-    parts["evaluation"] = {"updates": 3, "size": size, "side": "TRL", "seconds": 2.0}
     seconds["evaluation: scores"] = 4.0
     flops = dict.fromkeys(seconds, 100)
     kinds = {"matrix products": 4.0, "attention": 3.0, "Python and NumPy": 1.0}
     seed = {"start": 2.0, "seconds": seconds, "flops": flops, "kinds": kinds}
-    command = {"seconds": 45.0, "processor": 85.0, "again": {"seconds": 1.0, "processor": 1.0}}
-    return {"seeds": 10, "cores": 2, "parts": parts, "seed": seed, "rlhfbench": command} | more
+    again = {"seconds": 1.0, "processor": 1.0}
+    command = {"seconds": 45.0, "processor": 85.0, "again": again, "runs": [44.0, 45.0, 46.0]}
+    found = {
+        "seeds": 10,
+        "cores": 2,
+        "start": 5.0,
+        "seeds_in": [35.0, 37.0],
+        "about": "trl 1",
+        "parts": parts,
+    }
+    return found | {"seed": seed, "rlhfbench": command} | more
+
+
+def test_the_ten_seeds_are_judged_from_start_to_end() -> None:
+    assert goals.trl_seconds(job()) == pytest.approx(185.0)
+    what = "ten seeds of `compare ppo dpo`, two cores"
+    missed = line(goals.judge(found()._replace(job=job())), what, "TRL")
+    assert (missed.met, missed.reached) == (False, "4.1 × (45 s; TRL 185 s)")
+    quick = job(rlhfbench={"seconds": 12.0, "processor": 18.0})
+    reached = line(goals.judge(found()._replace(job=quick)), what, "TRL")
+    assert (reached.met, reached.reached) == (True, "15 × (12 s; TRL 185 s); we had 1.5 of 2 cores")
+    alone = job()
+    del alone["seeds_in"]
+    result = line(goals.judge(found()._replace(job=alone)), what, "TRL")
+    assert (result.met, result.reached) == (None, "not measured, for want of TRL 1.9's PPO")
 
 
 def test_our_seeds_are_taken_apart() -> None:
-    lines = {line.name: line for line in transformer_job.lines(job())}
+    lines = {line.name: line for line in job_text.lines(job())}
     assert lines["PPO"].seconds == pytest.approx(3.0)
     assert lines["all training"][1:] == (pytest.approx(4.0), 500, 30.0)
     assert lines["all evaluation"][1:] == (pytest.approx(4.0), 100, 6.0)
@@ -239,21 +286,26 @@ def test_our_seeds_are_taken_apart() -> None:
     assert "| starting the command, reporting | 1.0 |" in text
     assert "| cores that waited | 5.0 |" in text
     assert "| 50% | 38% | 12% |" in text
+    assert "The command, 10 seeds: 44 s, 45 s, 46 s." in text
+    assert "TRL, 2 seeds at a time, a core each: 35 s, 37 s a seed, 5 s until it begins." in text
 
 
 def test_seconds_of_a_seed_are_the_commands() -> None:
-    slower = job(rlhfbench={"seconds": 90.0, "processor": 165.0, "again": {"processor": 1.0}})
-    assert transformer_job.lines(slower)[-1].seconds == pytest.approx(16.0)
-    assert transformer_job.lines(job(rlhfbench=None))[-1].seconds == pytest.approx(8.0)
+    slower = job()
+    slower["rlhfbench"] |= {"seconds": 90.0, "processor": 165.0}
+    assert job_text.lines(slower)[-1].seconds == pytest.approx(16.0)
+    del slower["rlhfbench"]
+    assert job_text.lines(slower)[-1].seconds == pytest.approx(8.0)
 
 
-def test_a_job_of_an_earlier_version_prints() -> None:
-    older = job(rlhfbench={"seconds": 45.0, "processor": 85.0})
-    text = transformer_text.markdown(found()._replace(job=older))
-    assert "| 10 seeds | 81.0 |" in text
-    assert "reporting" not in text
-    del older["seed"]
-    assert "by phase" not in transformer_text.markdown(found()._replace(job=older, profiles={}))
+def test_a_job_of_one_side_prints() -> None:
+    alone = job()
+    for name in ("start", "seeds_in", "about", "parts"):
+        del alone[name]
+    text = transformer_text.markdown(found()._replace(job=alone))
+    assert "| 10 seeds | 80.0 |" in text
+    assert "TRL, 2 seeds" not in text
+    assert "by phase" not in transformer_text.markdown(found()._replace(profiles={}))
 
 
 # Floors
@@ -287,7 +339,7 @@ def test_the_floor_of_ten_seeds_has_the_products_of_the_narrow_case() -> None:
     records = {"PPO update, width 32": record}
     profiles = {"PPO update, width 32": {"flops": {"logits": 50, "losses": 30}}}
     (only,) = transformer_floors.floors(goals.Found("a machine", records, profiles, job()))
-    assert (only.asked, only.flops, only.least, only.products) == (12.0, 6000, 30.0, 37.5)
+    assert (only.asked, only.flops, only.least, only.products) == (pytest.approx(185 / 15), 6000, 30.0, 37.5)
     assert only.verdict == "beyond the peak"
     assert list(transformer_floors.floors(goals.Found("a machine", records, {}, job()))) == []
 
@@ -322,7 +374,7 @@ def test_a_seed_is_taken_apart() -> None:
         "pairs and labels",
         transformer_seed.OTHER,
     }
-    assert all(found["flops"][name] > 0 for names in transformer_job.TRAINING.values() for name in names)
+    assert all(found["flops"][name] > 0 for names in job_text.TRAINING.values() for name in names)
     assert 0 < found["kinds"]["Python and NumPy"] < sum(found["kinds"].values())
 
 

@@ -73,12 +73,12 @@ def about() -> str:
 
 
 def tokenizer(size: Size) -> transformers.PreTrainedTokenizerFast:
-    """Words w0, w1, ...; the last ends a reply. Padding is never needed and lies outside the model's vocabulary."""
-    words = {f"w{i}": i for i in range(size.vocab)} | {"<pad>": size.vocab}
+    """Words w0, w1, ...; one of them ends a reply, one is padding."""
+    words = {f"w{i}": i for i in range(size.vocab) if i != size.pad} | {"<pad>": size.pad}
     made = Tokenizer(models.WordLevel(words, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token=f"w{size.vocab - 1}", padding_side="left"
+        tokenizer_object=made, pad_token="<pad>", eos_token=f"w{size.eos}", padding_side="left"
     )
 
 
@@ -92,9 +92,9 @@ def config(size: Size, **more: Any) -> transformers.GPT2Config:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        pad_token_id=size.vocab,
-        eos_token_id=size.vocab - 1,
-        bos_token_id=size.vocab - 1,
+        pad_token_id=size.pad,
+        eos_token_id=size.eos,
+        bos_token_id=size.eos,
         **more,
     )
 
@@ -142,7 +142,7 @@ def train(trainer: Any) -> None:
 
 
 def pairs(size: Size) -> dict[str, list[str]]:
-    end = f"w{size.vocab - 1}"
+    end = f"w{size.eos}"
     return {
         "prompt": text(draw(size, PAIRS, size.prompt)),
         "chosen": text(draw(size, PAIRS, size.length - 1), end),
@@ -150,31 +150,13 @@ def pairs(size: Size) -> dict[str, list[str]]:
     }
 
 
-def learn(trainer: type[Any], model: Any, arguments: Any, columns: dict[str, list[str]], size: Size) -> None:
-    """Where `train()` is a loop over batches of a file."""
-    data, words = Dataset.from_dict(columns), tokenizer(size)
-    train(trainer(model, args=arguments, train_dataset=data, processing_class=words, callbacks=[Turns()]))
-
-
-def sft(size: Size) -> None:
-    from trl import SFTConfig, SFTTrainer
-
-    known = pairs(size)
-    columns = {"prompt": known["prompt"], "completion": known["chosen"]}
-    learn(SFTTrainer, language_model(size), SFTConfig(**common(size), max_steps=10**6), columns, size)
-
-
-def reward(size: Size) -> None:
-    from trl import RewardConfig, RewardTrainer
-
-    learn(RewardTrainer, scorer(size), RewardConfig(**common(size), max_steps=10**6), pairs(size), size)
-
-
 def dpo(size: Size) -> None:
     from trl import DPOConfig, DPOTrainer
 
     arguments = DPOConfig(**common(size), max_steps=10**6, precompute_ref_log_probs=True, max_length=None)
-    learn(DPOTrainer, language_model(size), arguments, pairs(size), size)
+    data, words = Dataset.from_dict(pairs(size)), tokenizer(size)
+    model = language_model(size)
+    train(DPOTrainer(model, args=arguments, train_dataset=data, processing_class=words, callbacks=[Turns()]))
 
 
 def grpo(size: Size) -> None:
@@ -235,13 +217,13 @@ def ppo(size: Size) -> None:
     )
 
 
-def sampler(size: Size, model: transformers.GPT2LMHeadModel) -> Callable[[], Any]:
-    """A call that draws replies to the same prompts, none of which ends early."""
-    prompts = torch.tensor(draw(size, size.rows, size.prompt))
+def generate(size: Size) -> None:
+    """Draws replies to the same prompts, none of which ends early."""
+    model, prompts = language_model(size).eval(), torch.tensor(draw(size, size.rows, size.prompt))
     model.generation_config.eos_token_id = None
     seen = torch.ones_like(prompts)
     how = transformers.GenerationConfig(
-        max_new_tokens=size.length, do_sample=True, top_k=0, top_p=1.0, pad_token_id=size.vocab
+        max_new_tokens=size.length, do_sample=True, top_k=0, top_p=1.0, pad_token_id=size.pad
     )
 
     def sample() -> Any:
@@ -250,41 +232,15 @@ def sampler(size: Size, model: transformers.GPT2LMHeadModel) -> Callable[[], Any
 
     for _ in range(2):
         assert sample().shape == (size.rows, size.prompt + size.length)
-    return sample
+    serve(sample, about())
 
 
-def generate(size: Size) -> None:
-    serve(sampler(size, language_model(size).eval()), about())
-
-
-def evaluate(size: Size) -> None:
-    """A point of a curve: replies, their reward, and KL and entropy over the vocabulary against a reference."""
-    policy, reference, rewards = (
-        model.eval() for model in (language_model(size), language_model(size), scorer(size))
-    )
-    sample = sampler(size, policy)
-    states = slice(size.prompt - 1, -1)
-
-    @torch.inference_mode()
-    def point() -> list[float]:
-        replies = sample()
-        scores = rewards(replies, attention_mask=torch.ones_like(replies)).logits
-        logits, ref_logits = (model(replies).logits[:, states] for model in (policy, reference))
-        logp, ref_logp = logits.log_softmax(-1), ref_logits.log_softmax(-1)
-        p = logp.exp()
-        kl, entropy = (p * (logp - ref_logp)).sum(-1), -(p * logp).sum(-1)
-        return [scores.mean().item(), kl.sum(-1).mean().item(), entropy.sum(-1).mean().item()]
-
-    point()
-    serve(point, about())
-
-
-CASES: dict[str, Callable[[Size], None]] = {
-    case.__name__: case for case in (sft, reward, dpo, grpo, ppo, generate, evaluate)
-}
+CASES: dict[str, Callable[[Size], None]] = {case.__name__: case for case in (dpo, grpo, ppo, generate)}
 
 if __name__ == "__main__":
     one_core()
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    CASES[sys.argv[1]](Size(**json.loads(sys.argv[2])))
+    given = json.loads(sys.argv[2])
+    # Padding is never needed and lies outside the model's vocabulary.
+    CASES[sys.argv[1]](Size(**given, eos=given["vocab"] - 1, pad=given["vocab"]))
