@@ -10,28 +10,28 @@ import json
 import counted
 import numpy as np
 from recount import recount
-from test_transformer import MASK, PROMPTS, RESPONSES, make
+from test_transformer import MASK, PROMPTS, RESPONSES, TOGETHER, make
 
 
-def calls(policy, mask):
+def calls(policy, prompts, mask):
     d_logits, d_values = np.ones((*mask.shape, 5)), np.ones(mask.shape)
-    yield "logits", lambda: policy.logits(PROMPTS, RESPONSES, mask)
-    yield "values after logits", lambda: policy.values(PROMPTS, RESPONSES, mask)
+    yield "logits", lambda: policy.logits(prompts, RESPONSES, mask)
+    yield "values after logits", lambda: policy.values(prompts, RESPONSES, mask)
     yield "both gradients", lambda: policy.backward(recount(d_logits), recount(d_values))
     yield "gradient of the logits", lambda: policy.backward(recount(d_logits))
     yield "gradient of the values", lambda: policy.backward(None, recount(d_values))
-    yield "values", lambda: policy.values(PROMPTS[1:], RESPONSES[1:], mask[1:])
+    yield "values", lambda: policy.values(prompts[1:], RESPONSES[1:], mask[1:])
     ends = np.eye(mask.shape[1])[[2, 3, 0, 0, 1, 3]]
-    yield "one value of each", lambda: policy.values(PROMPTS, RESPONSES, ends, keep=False)
-    yield "logprobs", lambda: policy.logprobs(PROMPTS, RESPONSES, mask)
+    yield "one value of each", lambda: policy.values(prompts, RESPONSES, ends, keep=False)
+    yield "logprobs", lambda: policy.logprobs(prompts, RESPONSES, mask)
     uniforms = np.random.default_rng(3).random(mask.shape)
-    yield "sample", lambda: policy.sample(PROMPTS, uniforms)
+    yield "sample", lambda: policy.sample(prompts, uniforms)
 
 
 def main():
     found = []
     for options in ({}, {"layers": 1, "never": 2}):
-        for mask in (MASK, np.ones_like(MASK)):
+        for prompts, mask in ((PROMPTS, MASK), (PROMPTS, np.ones_like(MASK)), TOGETHER):
             policy = make(**options)
             params = policy.params
             policy.params = recount(params)
@@ -39,7 +39,7 @@ def main():
             policy._bind()
             charged = []
             policy.charge = lambda kind, work, tokens, charged=charged: charged.append(work)
-            for name, call in calls(policy, mask):
+            for name, call in calls(policy, prompts, mask):
                 charged.clear()
                 counted.reset()
                 call()

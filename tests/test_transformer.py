@@ -23,6 +23,8 @@ from rlhfbench.policies.transformer import TransformerPolicy
 PROMPTS = np.array([[-1, 2, 3], [0, 1, 6], [-1, -1, -1], [0, 1, 6], [-1, -1, 5], [-1, 4, 4]])
 RESPONSES = np.array([[1, 0, 4, 0], [2, 3, 1, 4], [3, 3, 3, 3], [4, 0, 0, 0], [1, 2, 2, 1], [1, 1, 1, 1]])
 MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+# All of one prompt: one counts by its first token alone, and one without it.
+TOGETHER = np.repeat(PROMPTS[1:2], 6, axis=0), np.where(np.arange(6)[:, None] == 5, [[0, 1, 1, 1]], MASK)
 
 
 COMPILED = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="minutes of plain Python")
@@ -38,8 +40,12 @@ def make(dtype=np.float64, **options):
 
 @COMPILED
 @pytest.mark.parametrize("options", [{}, {"layers": 1}, {"never": 0}, {"heads": 1, "layers": 3}], ids=str)
-@pytest.mark.parametrize("mask", [MASK, np.ones_like(MASK)], ids=["some", "all"])
-def test_gradients_by_central_differences(options, mask):
+@pytest.mark.parametrize(
+    ("prompts", "mask"),
+    [(PROMPTS, MASK), (PROMPTS, np.ones_like(MASK)), TOGETHER, (TOGETHER[0], np.ones_like(MASK))],
+    ids=["some", "all", "some of one prompt", "all of one prompt"],
+)
+def test_gradients_by_central_differences(options, prompts, mask):
     policy, mask = make(**options), mask.astype(float)
     rng = np.random.default_rng(1)
     d_logits, d_values = rng.normal(size=(*MASK.shape, 5)), rng.normal(size=MASK.shape)
@@ -47,7 +53,7 @@ def test_gradients_by_central_differences(options, mask):
 
     def objective(params):
         policy.params[:] = params
-        logits, values = policy.logits(PROMPTS, RESPONSES, mask), policy.values(PROMPTS, RESPONSES, mask)
+        logits, values = policy.logits(prompts, RESPONSES, mask), policy.values(prompts, RESPONSES, mask)
         logits = np.where(np.arange(5) == never, 0, logits)
         return float((logits * d_logits).sum() + (values * d_values).sum())
 
@@ -108,6 +114,37 @@ def test_one_state_of_each_response_passes_the_last_block_alone(layers):
         packed.rows - packed.prompt_rows == 2 * 5
     )  # of replies that came twice all but the last token passes once
     assert packed.prompt_rows == (2 + 2) + (3 + 3) + 3 + 3 + (1 + 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", [{}, {"layers": 1, "never": 2}], ids=str)
+def test_replies_of_one_prompt_get_what_each_gets_alone(options, dtype):
+    policy, rng = make(dtype, **options), np.random.default_rng(1)
+    policy.params[-9:] = np.arange(9)
+    prompts, mask = np.concatenate([TOGETHER[0], PROMPTS]), np.concatenate([TOGETHER[1], MASK]).astype(dtype)
+    replies, near = np.concatenate([RESPONSES, RESPONSES[::-1]]), {"rtol": 1e-5, "atol": 1e-5}
+    if dtype is np.float64:
+        near = {"rtol": 1e-12, "atol": 1e-12}
+    d_logits, d_values = (
+        rng.normal(size=(*mask.shape, 5)).astype(dtype),
+        rng.normal(size=mask.shape).astype(dtype),
+    )
+
+    def whole(some):
+        given = prompts[some], replies[some], mask[some]
+        found = policy.logits(*given).copy(), policy.values(*given), policy.logprobs(*given)
+        states = policy.states(*given)
+        policy.backward(d_logits[some], d_values[some])
+        return *found, states
+
+    alone = [
+        np.concatenate(parts) for parts in zip(*(whole(slice(b, b + 1)) for b in range(12)), strict=True)
+    ]
+    grads, policy.grads[:] = policy.grads.copy(), 0
+    for found, want in zip(whole(slice(None)), alone, strict=True):
+        np.testing.assert_allclose(found, want, **near)
+    assert len(policy._kept.packed.picks) < len(policy._kept.packed.cells)  # or nothing was shared
+    np.testing.assert_allclose(policy.grads, grads, **near | {"atol": 10 * near["atol"]})
 
 
 def test_values_after_logits_cost_a_head_alone_and_a_changed_parameter_is_seen():

@@ -1,7 +1,9 @@
 """A batch as rows of tokens, without padding: every prompt once, then every response.
 
 Where one state of each response is asked for, after its last token, that token alone is a response here, and all that
-comes before it a prompt: so the last block has nothing else to do (`_backbone`).
+comes before it a prompt: so the last block has nothing else to do (`_backbone`). Otherwise, where three responses or
+more follow a prompt, they share the start token's row as well: as the prompt's last, for its key and value, and as a
+response of its own, for what it predicts.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from ._buffers import Buffers
 
 
 class Packed(NamedTuple):
-    """Tokens: first those of the distinct prompts, then those of the responses, of which some have a logit.
+    """Tokens: first those of the distinct prompts, then those of the responses, of which some predict one that counts.
 
     Attributes
     ----------
@@ -33,12 +35,14 @@ class Packed(NamedTuple):
         How many of the spans are prompts'.
     weights, longest, widest : int
         Attention weights of all spans and heads; most keys of a span; most weights of a span and head.
-    picks : (logits,)
-        Which of the response rows have a logit.
-    cells : (logits,)
-        Where these stand in the flattened (B, T).
+    picks : (picked,)
+        Which of the response rows predict tokens that count.
+    cells : (counted,)
+        Where these tokens stand in the flattened (B, T), in the order of the rows that predict them.
+    sources : (counted,)
+        Which of the picked rows predicts each.
     whole : bool
-        Whether they are all of it, in order.
+        Whether each of (B, T) counts, and has a row of its own, in order.
     seen_first, seen_last : (int, int)
         `seen` of the prompts, and of the responses.
     """
@@ -54,6 +58,7 @@ class Packed(NamedTuple):
     widest: int
     picks: Int
     cells: Int
+    sources: Int
     whole: bool
     seen_first: tuple[int, int]
     seen_last: tuple[int, int]
@@ -69,6 +74,7 @@ class Packed(NamedTuple):
             spans=self.spans[: self.prompts],
             picks=self.picks[none],
             cells=self.cells[none],
+            sources=self.sources[none],
             seen_last=(0, 0),
         )
 
@@ -81,7 +87,7 @@ class Packed(NamedTuple):
 
 _NONE = np.zeros(0, np.int64)
 NOTHING = Packed(
-    0, _NONE, _NONE, 0, np.zeros((0, 5), np.int64), 0, 0, 1, 1, _NONE, _NONE, True, (0, 0), (0, 0)
+    0, _NONE, _NONE, 0, np.zeros((0, 5), np.int64), 0, 0, 1, 1, _NONE, _NONE, _NONE, True, (0, 0), (0, 0)
 )
 """No sequence."""
 
@@ -104,8 +110,8 @@ def pack(
     """
     (B, P), T = prompts.shape, responses.shape[1]
     wide = min(P, context) + T
-    tokens, counted = ints("tokens", 2, B * wide), ints("counted", 2, B * T)
-    spans, sizes = ints("spans", 2 * B, 5), ints("sizes", 12)
+    tokens, counted = ints("tokens", 2, B * wide), ints("counted", 3, B * T)
+    spans, sizes = ints("spans", 2 * B, 5), ints("sizes", 13)
     packing.pack_jit(
         np.ascontiguousarray(prompts, np.int64),
         np.ascontiguousarray(responses, np.int64),
@@ -115,13 +121,13 @@ def pack(
         offset,
         heads,
         ints("keys", B, wide),
-        ints("of each", 3, B),
+        ints("of each", 4, B),
         tokens,
         counted,
         spans,
         sizes,
     )
-    rows, prompt_rows, known, count, weights, longest, widest, picked, *seen = sizes.tolist()
+    rows, prompt_rows, known, count, weights, longest, widest, picked, counting, *seen = sizes.tolist()
     return Packed(
         rows,
         tokens[0, :rows],
@@ -133,7 +139,8 @@ def pack(
         longest,
         widest,
         counted[0, :picked],
-        counted[1, :picked],
+        counted[1, :counting],
+        counted[2, :counting],
         picked == B * T,
         (seen[0], seen[0] + seen[1]),
         (seen[2], seen[2] + seen[3]),

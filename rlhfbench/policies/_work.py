@@ -184,6 +184,11 @@ def head_backward(rows: int, width: int, vocab_size: int) -> Work:
     return _ends(width, vocab_size).head_backward.times(rows)
 
 
+def collect(more: int, width: int) -> Work:
+    """Gradients of so many numbers, added up beyond one for each row."""
+    return work("elementwise", more, width)
+
+
 def value(rows: int, width: int) -> Work:
     return _ends(width, 1).value.times(rows)
 

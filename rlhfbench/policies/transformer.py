@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from kernels import categorical, flops, nn
+from kernels import categorical, flops, nn, packing
 from kernels.passes import CHUNK, Room
 
 from ..types import Float, Int, Rollout
@@ -133,12 +133,15 @@ class TransformerPolicy:
         if packed.whole:
             self._head(hidden, rows, get)
         else:
-            rows[...] = 0
+            if len(packed.cells) < len(rows):
+                rows[...] = 0
+            done = 0
             for some in _slices(len(hidden)):
                 part = get("some logits", some.stop - some.start, self.vocab_size)
                 self._head(hidden[some], part, get)
-                rows[packed.cells[some]] = part
-        self._charge("logits", _work.head(len(hidden), self.sizes.width, self.vocab_size), len(hidden))
+                done = packing.move_jit(part, some.start, packed.sources, packed.cells, done, rows)
+        work = _work.head(len(hidden), self.sizes.width, self.vocab_size)
+        self._charge("logits", work, len(packed.cells))
         return out
 
     def values(
@@ -151,14 +154,14 @@ class TransformerPolicy:
         out[...] = 0
         found = np.matmul(hidden, self._w.value, out=get("values", len(hidden)))
         found += self._w.value_bias
-        out.reshape(-1)[packed.cells] = found
-        self._charge("values", _work.value(len(hidden), self.sizes.width), len(hidden))
+        packing.move_jit(found[:, None], 0, packed.sources, packed.cells, 0, out.reshape(-1, 1))
+        self._charge("values", _work.value(len(hidden), self.sizes.width), len(packed.cells))
         return out
 
     def states(self, prompts: Int, responses: Int, mask: Float) -> Float:
         """(rows, C) what logits and values are linear in, where the mask is 1, row after row; keeps nothing."""
-        _, hidden = self._forward(prompts, responses, mask, "values", False, self._scratch.begin())
-        return hidden.copy()
+        packed, hidden = self._forward(prompts, responses, mask, "values", False, self._scratch.begin())
+        return hidden[packed.sources[np.argsort(packed.cells)]]
 
     def logprobs(self, prompts: Int, responses: Int, mask: Float, *, out: Float | None = None) -> Float:
         """Log-probabilities (B, T) of the response tokens; 0 where the mask is 0. Keeps nothing."""
@@ -167,45 +170,48 @@ class TransformerPolicy:
         out = _outputs.floats(out, responses.shape, self.params.dtype)
         out[...] = 0
         hidden, _ = self._pass(packed, None, get)
-        tokens, found = responses.reshape(-1), out.reshape(-1)
-        for some in _slices(len(hidden)):
+        tokens, found, M = responses.reshape(-1), out.reshape(-1), len(packed.cells)
+        for some in _slices(M):
             cells, n = packed.cells[some], some.stop - some.start
-            part = get("some logits", n, self.vocab_size)
-            self._head(hidden[some], part, get)
+            states, part = get("some states", n, self.sizes.width), get("some logits", n, self.vocab_size)
+            np.take(hidden, packed.sources[some], axis=0, out=states, mode="clip")  # "raise" takes a copy
+            self._head(states, part, get)
             drawn = np.take(tokens, cells, out=get.ints("some tokens", n), mode="clip")
             found[cells] = categorical.token_logprobs(part, drawn, out=get("some", n))
-        done = _work.head(len(hidden), self.sizes.width, self.vocab_size)
+        done = _work.head(M, self.sizes.width, self.vocab_size)
         done += _work.forward(packed, self.sizes, keep=False)
-        done += flops.work("token_logprobs", len(hidden), self.vocab_size)
-        self._charge("logprobs", done, len(hidden))
+        done += flops.work("token_logprobs", M, self.vocab_size)
+        self._charge("logprobs", done, M)
         return out
 
     def backward(self, d_logits: Float | None = None, d_values: Float | None = None) -> None:
         """Accumulate gradients for the latest inputs; `d_logits` (B, T, V), `d_values` (B, T)."""
         assert self._kept is not None, "backward() before logits() or values()"
         _, packed, room, hidden = self._kept
-        C, M = self.sizes.width, len(packed.cells)
+        C, M, picked = self.sizes.width, len(packed.cells), len(packed.picks)
         if not M or (d_logits is None and d_values is None):
             return
         get = self._scratch.begin()
-        d_hidden = get("d_picked", M, C)
+        d_hidden = get("d_picked", picked, C)
         if d_logits is not None:
-            d_rows = self._picked(d_logits.reshape(-1, self.vocab_size), packed, get)
+            d_rows = self._collected(d_logits, packed, get)
             table, d_table = (w.table[: self.vocab_size] for w in (self._w, self._g))
             nn.product_jit(d_rows, table, nn.TIMES, 0, get.panel, d_hidden)
             nn.product_jit(d_rows, hidden, nn.TURNED_TIMES, 0, get.panel, d_table)
-            self._charge("backward", _work.head_backward(M, C, self.vocab_size), 0)
+            work = _work.head_backward(picked, C, self.vocab_size)
+            self._charge("backward", work + _work.collect(M - picked, self.vocab_size), 0)
         if d_values is not None:
-            slopes = get("d_values", M)
-            np.take(d_values.reshape(-1), packed.cells, out=slopes, mode="clip")
-            share = get("d_from_value", M, C) if d_logits is not None else d_hidden
+            slopes, given = get("d_values", picked), np.ascontiguousarray(d_values, self.params.dtype)
+            packing.move_jit(given.reshape(-1, 1), 0, packed.cells, packed.sources, 0, slopes[:, None])
+            share = get("d_from_value", picked, C) if d_logits is not None else d_hidden
             np.dot(slopes[:, None], self._w.value[None], out=share)  # `multiply` would make an array for it
             if d_logits is not None:
                 d_hidden += share
             self._g.value[...] += np.matmul(hidden.T, slopes)
             self._g.value_bias[...] += slopes.sum()
-            self._charge("values_backward", _work.value_backward(M, C, d_logits is not None), 0)
-        if len(packed.picks) < packed.rows - packed.prompt_rows:
+            work = _work.value_backward(picked, C, d_logits is not None)
+            self._charge("values_backward", work + _work.collect(M - picked, 1), 0)
+        if picked < packed.rows - packed.prompt_rows:
             spread = get("d_hidden", packed.rows - packed.prompt_rows, C)
             spread[...] = 0
             spread[packed.picks] = d_hidden
@@ -263,7 +269,7 @@ class TransformerPolicy:
     def _forward(
         self, prompts: Int, responses: Int, mask: Float, kind: str, keep: bool, get: Buffers
     ) -> tuple[Packed, Float]:
-        """The rows that have a logit, computed anew only if inputs or parameters are others than they were."""
+        """The rows that predict what counts, computed anew only if inputs or parameters are others than they were."""
         now = (prompts, responses, mask, self.params)
         if self._kept is not None and all(map(equal, self._kept.inputs, now, repeat(get))):
             return self._kept.packed, self._kept.hidden
@@ -282,11 +288,10 @@ class TransformerPolicy:
         return packed, hidden
 
     def _pass(self, packed: Packed, keep: Buffers | None, get: Buffers) -> tuple[Float, Room]:
-        """The last norm's output where there is a logit, and what `backward` reads if it is to be kept."""
+        """The last norm's output where it predicts what counts, and what `backward` reads if it is to be kept."""
         hidden, room = _backbone.forward(packed, self._tensors, self.sizes, keep, get)
         if len(packed.picks) < len(hidden):
             picked = (get if keep is None else keep)("hidden", len(packed.picks), self.sizes.width)
-            # "raise" takes a copy
             hidden = np.take(hidden, packed.picks, axis=0, out=picked, mode="clip")
         return hidden, room
 
@@ -297,15 +302,16 @@ class TransformerPolicy:
         if self.never is not None:
             out[:, self.never] = NEVER
 
-    def _picked(self, d_rows: Float, packed: Packed, get: Buffers) -> Float:
-        """The rows that have a logit, without what would go to a constant."""
+    def _collected(self, d_logits: Float, packed: Packed, get: Buffers) -> Float:
+        """Of each picked row, the gradient of its logits, without what would go to a constant."""
+        d_rows = np.ascontiguousarray(d_logits, self.params.dtype).reshape(-1, self.vocab_size)
         if packed.whole and self.never is None:
-            return np.ascontiguousarray(d_rows, self.params.dtype)
-        some = get("d_some", len(packed.cells), self.vocab_size)
-        np.take(d_rows, packed.cells, axis=0, out=some, mode="clip")
+            return d_rows
+        sums = get("d_some", len(packed.picks), self.vocab_size)
+        packing.move_jit(d_rows, 0, packed.cells, packed.sources, 0, sums)
         if self.never is not None:
-            some[:, self.never] = 0
-        return some
+            sums[:, self.never] = 0
+        return sums
 
     def _charge(self, kind: str, done: flops.Work, tokens: int) -> None:
         if self.charge is not None:
