@@ -21,6 +21,7 @@ import math
 import os
 import tomllib
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -68,7 +69,15 @@ def read_constitution(text: str | os.PathLike[str]) -> Constitution:
         One line with file, rule and field, what was wrong and what would be right.
     """
     given = os.fspath(text)
-    path = SHIPPED / f"{given}.toml" if given in shipped() else Path(given)
+    return _shipped(given) if given in shipped() else _read(Path(given), given)
+
+
+@cache
+def _shipped(name: str) -> Constitution:
+    return _read(SHIPPED / f"{name}.toml", name)
+
+
+def _read(path: Path, given: str) -> Constitution:
     file = _File(shown(given, 200) or "''")
     raw = file.read(path)
     return file.constitution(file.parse(raw, path.suffix.lower()), hashlib.sha256(raw).hexdigest())

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def reset_peak_rss() -> bool:
     return True
 
 
+@cache
 def _cpu_model() -> str:
     try:
         for line in _CPU_INFO.read_text().splitlines():
@@ -74,6 +76,7 @@ def _affinity() -> int | None:
     return os.cpu_count()
 
 
+@cache
 def _version(package: str) -> str | None:
     from importlib import metadata  # 50 ms that `--help` need not pay
 

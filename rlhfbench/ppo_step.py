@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -196,8 +197,11 @@ def advantages_and_returns(setup: Setup, config: PPOConfig, episodes: Episodes, 
 
 def minibatches(setup: Setup, config: PPOConfig) -> Iterator[Int]:
     """Indices of the episodes of each optimiser step: every episode once an epoch, in random order."""
+    each, longer = divmod(config.batch_size, config.num_mini_batches)
+    ends = [i * each + min(i, longer) for i in range(config.num_mini_batches + 1)]
     for _ in range(config.num_ppo_epochs):
-        yield from np.array_split(setup.rng.permutation(config.batch_size), config.num_mini_batches)
+        order = setup.rng.permutation(config.batch_size)
+        yield from (order[begin:end] for begin, end in pairwise(ends))
 
 
 def epochs(
@@ -223,11 +227,11 @@ def minibatch_step(
 ) -> Metrics:
     """One optimiser step on the clipped losses of the episodes at `index`."""
     room, batch = setup.room, episodes.take(index, setup.room)
-    advantages = room.take("batch advantages", targets.advantages, index)
+    advantages, old_values, returns = room.take(
+        index, advantages=targets.advantages, values=targets.values, returns=targets.returns
+    )
     d_logits, metrics = policy_gradients(setup, config, beta, batch, advantages)
     values = setup.policy.values(*batch.replies, out=room.like("new values", batch.mask))
-    old_values = room.take("batch values", targets.values, index)
-    returns = room.take("batch returns", targets.returns, index)
     d_values = room.like("PPO d_values", values)
     value = policy_gradient.value_clip(
         values, old_values, returns, batch.mask, config.cliprange_value, d_values

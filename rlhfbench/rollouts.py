@@ -41,16 +41,14 @@ class Episodes:
 
     def take(self, index: Int, room: Room) -> Episodes:
         """Those at `index`, in `room` until others are taken."""
-        reference = self.ref_logprobs
-        return Episodes(
-            room.take("batch prompts", self.prompts, index),
-            room.take("batch responses", self.responses, index),
-            room.take("batch mask", self.mask, index),
-            room.take("batch logprobs", self.logprobs, index),
-            room.take("batch reference", reference, index) if len(reference) else reference,
-            self.scores[index],
-            None if self.steps is None else self.steps.take(index),
+        taken = room.take(
+            index, prompts=self.prompts, responses=self.responses, mask=self.mask, logprobs=self.logprobs
         )
+        reference = self.ref_logprobs
+        if len(reference):
+            (reference,) = room.take(index, reference=reference)
+        steps = None if self.steps is None else self.steps.take(index)
+        return Episodes(*taken, reference, self.scores[index], steps)
 
     def without_reference(self) -> Episodes:
         """The same, where what it said will not be read again."""

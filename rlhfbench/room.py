@@ -28,11 +28,14 @@ class Room:
         """One of the shape and type of another."""
         return self(name, other.shape, other.dtype)
 
-    def take(self, name: str, rows: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
-        """The `rows` at `index`."""
-        _check(index, len(rows))
-        out = self(name, (len(index), *rows.shape[1:]), rows.dtype)
-        return rows.take(index, 0, out, "clip")  # "raise" takes a copy
+    def take(self, index: NDArray[np.int64], **arrays: NDArray[Any]) -> list[NDArray[Any]]:
+        """The rows of each array at `index`; what is called `mask` here is ``batch mask`` in the room."""
+        _check(index, min(map(len, arrays.values())))
+        n = len(index)
+        return [
+            rows.take(index, 0, self(f"batch {name}", (n, *rows.shape[1:]), rows.dtype), "clip")
+            for name, rows in arrays.items()
+        ]  # "raise" takes a copy
 
     def take_both(
         self, name: str, ones: NDArray[Any], others: NDArray[Any], index: NDArray[np.int64]

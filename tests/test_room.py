@@ -27,12 +27,13 @@ def test_an_array_is_the_one_that_had_its_name():
 
 def test_rows_are_taken():
     room, index = Room(), np.array([2, 0])
-    some = room.take("some", ROWS, index)
+    some, more = room.take(index, some=ROWS, more=-ROWS)
     np.testing.assert_array_equal(some, ROWS[index])
+    np.testing.assert_array_equal(more, -ROWS[index])
     assert not np.shares_memory(some, ROWS)
     both = room.take_both("both", ROWS, -ROWS, index)
     np.testing.assert_array_equal(both, np.concatenate([ROWS[index], -ROWS[index]]))
-    assert room.take("some", ROWS + 1, index) is some
+    assert room.take(index, some=ROWS + 1)[0] is some is room.like("batch some", some)
     np.testing.assert_array_equal(some, ROWS[index] + 1)
 
 
@@ -43,7 +44,7 @@ def test_rows_that_are_not_there_are_refused(index):
     """Nothing may come in their place, where other arrays are taken from by the same index."""
     room = Room()
     with pytest.raises(IndexError, match=r"^index: came "):
-        room.take("some", ROWS, np.asarray(index))
+        room.take(np.asarray(index), more=np.zeros(9), some=ROWS)
     with pytest.raises(IndexError, match=r"^index: came "):
         room.take_both("both", ROWS, ROWS, np.asarray(index))
-    assert room.take("some", ROWS, np.array([], np.int64)).shape == (0, 3)
+    assert room.take(np.array([], np.int64), some=ROWS)[0].shape == (0, 3)

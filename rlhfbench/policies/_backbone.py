@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
 from math import prod
 
 from kernels import nn, passes
@@ -96,5 +95,8 @@ def turned(packed: Packed, sizes: Sizes) -> tuple[int, int]:
 
 def laid_out(*sizes: int) -> tuple[list[int], int]:
     """Where arrays of these sizes begin in one that has room for all, each at a cache line's beginning; its size."""
-    *starts, size = accumulate((-(-size // LINE) * LINE for size in sizes), initial=0)
-    return starts, size
+    starts, end = [], 0
+    for size in sizes:
+        starts.append(end)
+        end -= size // -LINE * LINE
+    return starts, end

@@ -32,10 +32,10 @@ class _Place:
 
     __slots__ = ("flat", "shape", "start", "stop", "turn", "view")
 
-    def __init__(self, start: int, stop: int, turn: int, flat: NDArray[Any]) -> None:
-        self.start, self.stop, self.turn = start, stop, turn
-        self.flat = self.view = flat
-        self.shape: tuple[int, ...] = flat.shape
+    def __init__(self, nothing: NDArray[Any]) -> None:
+        self.start = self.stop = self.turn = 0
+        self.flat = self.view = nothing
+        self.shape: tuple[int, ...] = nothing.shape
 
 
 class Buffers:
@@ -95,22 +95,26 @@ class Buffers:
     def _put(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """Where the name has room in this turn, or else behind all others."""
         size, place = prod(shape), self._places.get(name)
-        if place is None or place.turn != self._turn or len(place.flat) < size:
-            place = self._places[name] = self._cut(size)
-        place.shape, place.view = shape, place.flat[:size]
-        if len(shape) > 1:
-            place.view = place.view.reshape(shape)
+        if place is None:
+            place = self._places[name] = _Place(self._memory[:0])
+        if place.turn != self._turn or len(place.flat) < size:
+            self._cut(place, size)
+        flat = place.flat
+        if len(flat) != size:
+            flat = flat[:size]
+        place.shape, place.view = shape, flat if len(shape) == 1 else flat.reshape(shape)
         return place.view
 
-    def _cut(self, size: int) -> _Place:
-        """`size` numbers from the beginning of a cache line on."""
-        start, line = self._used, self._line
-        self._used += -(-size // line) * line
-        flat = self._memory[start : start + size]
-        if self._used > len(self._memory):
+    def _cut(self, place: _Place, size: int) -> None:
+        """Gives it `size` numbers from the beginning of a cache line on."""
+        start = self._used
+        stop = self._used = start - size // -self._line * self._line
+        if stop > len(self._memory):
             self._apart += size
-            flat = aligned(size, self.dtype)
-        return _Place(start, self._used, self._turn, flat)
+            place.flat = aligned(size, self.dtype)
+        else:
+            place.flat = self._memory[start : start + size]
+        place.start, place.stop, place.turn = start, stop, self._turn
 
 
 def equal(one: NDArray[Any], other: NDArray[Any], room: Buffers) -> bool:
@@ -118,7 +122,7 @@ def equal(one: NDArray[Any], other: NDArray[Any], room: Buffers) -> bool:
     if one.shape != other.shape:
         return False
     same = room.ints("same", -(-one.size // 8)).view(np.bool_)[: one.size].reshape(one.shape)
-    return bool(np.equal(one, other, out=same).all())
+    return bool(np.count_nonzero(np.equal(one, other, out=same)) == same.size)
 
 
 class _Shared(threading.local):

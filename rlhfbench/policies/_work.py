@@ -20,9 +20,9 @@ def _sum(*parts: Work) -> Work:
 def _total(*parts: tuple[int, Work]) -> Work:
     """So many of each, added up in one go: records in between would take longer than the sums."""
     flops = transcendentals = 0
-    for n, each in parts:
-        flops += n * each.flops
-        transcendentals += n * each.transcendentals
+    for n, (each, transcendental) in parts:
+        flops += n * each
+        transcendentals += n * transcendental
     return Work(flops, transcendentals)
 
 
