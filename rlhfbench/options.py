@@ -6,7 +6,6 @@ import dataclasses
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -101,17 +100,13 @@ def converted(
 ) -> dict[str, Any]:
     """The values of `overrides` in the types of the dataclass `cls`, whose fields `without` cannot be set."""
     fields = {f.name for f in dataclasses.fields(cls) if f.init} - {*without}
-    hints, values = _hints(cls), {}
+    hints = typing.get_type_hints(cls) if overrides else {}
+    values = {}
     for name, value in overrides.items():
         if name not in fields:
             raise InputError(f"{where}: no field '{name}'{nearest(name, fields)}")
         values[name] = _convert(value, hints[name], f"{where}: {name}")
     return values
-
-
-@cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 def build(cls: type[T], overrides: Mapping[str, Any], where: str) -> T:

@@ -41,14 +41,14 @@ class Episodes:
 
     def take(self, index: Int, room: Room) -> Episodes:
         """Those at `index`, in `room` until others are taken."""
-        taken = room.take(
+        prompts, responses, mask, logprobs = room.take(
             index, prompts=self.prompts, responses=self.responses, mask=self.mask, logprobs=self.logprobs
         )
         reference = self.ref_logprobs
         if len(reference):
             (reference,) = room.take(index, reference=reference)
         steps = None if self.steps is None else self.steps.take(index)
-        return Episodes(*taken, reference, self.scores[index], steps)
+        return Episodes(prompts, responses, mask, logprobs, reference, self.scores[index], steps)
 
     def without_reference(self) -> Episodes:
         """The same, where what it said will not be read again."""
