@@ -63,7 +63,7 @@ def job_parts(demonstrations: int, pairs: int) -> dict[str, Part]:
 def the_job(of: str = "sentences", episodes: int = TRANSFORMER_EPISODES) -> dict[str, Any]:
     """What `peers/trl_job.py` is told: the first seed's demonstrations, pairs and prompts, as numbers of words.
 
-    A prompt's words come before a reply's, of which the last ends it; padding comes last.
+    A prompt's words come before a reply's, then the one that ends a reply, which TRL adds itself, and padding.
     """
     task, policy = open_task(of, None), "transformer"
     start = fine_tuned_reference(task, policy, 0)
@@ -72,16 +72,13 @@ def the_job(of: str = "sentences", episodes: int = TRANSFORMER_EPISODES) -> dict
     before = len(task.prompt_vocab)
 
     def words(responses: Int, mask: Float) -> list[list[int]]:
-        return [(row[kept > 0] + before).tolist() for row, kept in zip(responses, mask, strict=True)]
+        counted = (mask > 0) & (responses != task.eos)
+        return [(row[kept] + before).tolist() for row, kept in zip(responses, counted, strict=True)]
 
     end = before + len(task.vocab) - 1
     prompts = world.evaluation_prompts
-    size = {
-        "prompt": prompts.shape[1],
-        "length": task.max_length + 1,
-        "vocab": end + 2,
-    }  # TRL ends every reply
-    size |= {"eos": end, "pad": end + 1}
+    size = {"vocab": end + 2, "eos": end, "pad": end + 1, "prompt": prompts.shape[1]}
+    size["length"] = task.max_length + 1  # our longest replies have no end, TRL ends every one
     size |= {"width": chosen.width, "layers": chosen.layers, "heads": chosen.heads}
     shown = demos.prompts.tolist(), words(demos.responses, demos.mask)
     judged = words(pairs.chosen, pairs.chosen_mask), words(pairs.rejected, pairs.rejected_mask)
@@ -123,7 +120,7 @@ def measure_job(python: str | None, rounds: int) -> dict[str, Any]:
                 side.close()
         again = run_command(JOB_SEEDS, f"{folder}/0")
     runs = sorted((run for run in taken if run is not None), key=lambda run: float(run["seconds"]))
-    if runs:
+    if runs and again is not None:
         found[OURS] = runs[len(runs) // 2] | {"again": again, "runs": [run["seconds"] for run in runs]}
     if seeds:
         found["seeds_in"] = [sum(seed.values()) for seed in seeds]

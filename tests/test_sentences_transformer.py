@@ -2,7 +2,8 @@
 
 The statements are those of `test_sentences`, but for three. The reward model reads whole replies and ends in a norm, so
 its scores have a ceiling: without a penalty the RM score ends at 2 to 4 reference deviations instead of 5 and more,
-while KL and the fall of gold are larger, and gold peaks earlier. DPO trained too long gives back a tenth, not a fifth.
+while KL and the fall of gold are larger, and gold peaks earlier. DPO trained too long gives back more in the mean of
+seeds than it does as shipped, where it gives back next to nothing, but not a fifth in every seed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def test_the_defaults_gain_and_keep_it(default, arm):
 
 
 def test_dpo_trained_too_long_gives_gold_back(default):
-    assert sum(given_back(seen.run(OVERTRAINED_DPO)) >= 0.1 for seen in default) >= 8
+    too_long, shipped = ([given_back(seen.run(arm)) for seen in default] for arm in (OVERTRAINED_DPO, "dpo"))
+    assert np.mean(too_long) >= 0.1
+    assert sum(much > little for much, little in zip(too_long, shipped, strict=True)) >= 9
 
 
 @pytest.mark.parametrize("knob", ["pairs=250", "flips=0.35", "length_bias=0.5"])

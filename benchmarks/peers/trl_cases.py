@@ -11,7 +11,9 @@ two of the trainer's own `on_step_end`, so that its data loader counts and nothi
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import sys
 import tempfile
 import types
@@ -120,8 +122,10 @@ def text(rows: Words, end: str = "") -> list[str]:
 
 def common(size: Size) -> dict[str, Any]:
     """Arguments of every trainer."""
+    folder = tempfile.mkdtemp(prefix="trl-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return {
-        "output_dir": tempfile.mkdtemp(prefix="trl-"),
+        "output_dir": folder,
         "per_device_train_batch_size": size.rows,
         "learning_rate": LEARNING_RATE,
         "use_cpu": True,

@@ -38,8 +38,7 @@ def recall(
     # As if each reply had its first word alone, which is then put right.
     slopes = categorical.token_logprobs_backward(logits[everyone, lengths], first, -shares)
     slopes[everyone, first] += shares
-    cells = rows * slopes.shape[1] + tokens
-    np.subtract.at(slopes.reshape(-1), cells, (shares / np.maximum(counts, 1))[rows])
+    np.subtract.at(slopes, (rows, tokens), (shares / np.maximum(counts, 1))[rows])
     logits[everyone, lengths] = slopes
     work = flops.work("token_logprobs_backward", *slopes.shape)
     return logits, work + flops.work("elementwise", 3 * len(responses) + len(rows))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -185,9 +184,10 @@ class Sentences(RewardOptions, LabelOptions):
         return self._score(prompts, responses, mask, trap=-3.0)
 
     def _score(self, prompts: Int, responses: Int, mask: Float, trap: float) -> Float:
-        shape = len(responses), len(self.vocab)
-        cells = np.arange(shape[0])[:, None] * shape[1] + responses
-        counts = np.bincount(cells.ravel(), mask.ravel(), minlength=prod(shape)).reshape(shape)
+        counts = np.zeros((len(responses), len(self.vocab)))
+        rows = np.arange(len(responses))
+        for t in range(responses.shape[1]):
+            counts[rows, responses[:, t]] += mask[:, t]
         counts[:, self.eos] = 0
         kinds = self._kinds
         on_topic = kinds == self._topic(prompts)[:, None]
