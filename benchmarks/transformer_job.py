@@ -18,7 +18,7 @@ from benchmarks.turns import SETTINGS, Side
 from rlhfbench.jobs import open_task
 from rlhfbench.plan import TRANSFORMER_EPISODES
 from rlhfbench.policy_choice import TransformerSizes
-from rlhfbench.prepare import Prepared, fine_tuned_reference, prepare
+from rlhfbench.prepare import fine_tuned_reference, prepare
 from rlhfbench.registry import parse_arm
 from rlhfbench.rewards.transformer_training import RewardModelConfig
 from rlhfbench.run import CHECKPOINTS
@@ -67,7 +67,7 @@ def the_job(of: str = "sentences", episodes: int = TRANSFORMER_EPISODES) -> dict
     """
     task, policy = open_task(of, None), "transformer"
     start = fine_tuned_reference(task, policy, 0)
-    world: Prepared = prepare(task, policy, 0, episodes, None, start)
+    world = prepare(task, policy, 0, episodes, None, start)
     demos, pairs, chosen = start.demonstrations, world.preferences, TransformerSizes()
     before = len(task.prompt_vocab)
 

@@ -45,6 +45,8 @@ def _versions(found: Found) -> str:
         for name, side in record["sides"].items()
         if name in (TRL, PPO)
     ]
+    if "about" in found.job:
+        abouts.append(found.job["about"])
     return ". ".join(dict.fromkeys([found.machine, *abouts])) + "."
 
 

@@ -32,10 +32,10 @@ class Room:
         """The rows of each array at `index`; what is called `mask` here is ``batch mask`` in the room."""
         _check(index, min(map(len, arrays.values())))
         n = len(index)
-        return [
+        return [  # "raise" would take a copy
             rows.take(index, 0, self(f"batch {name}", (n, *rows.shape[1:]), rows.dtype), "clip")
             for name, rows in arrays.items()
-        ]  # "raise" takes a copy
+        ]
 
     def take_both(
         self, name: str, ones: NDArray[Any], others: NDArray[Any], index: NDArray[np.int64]

@@ -160,13 +160,13 @@ import json, sys
 print(json.dumps({"about": "trl 1"}), flush=True)
 for line in sys.stdin:
     print("noise")
-    print(json.dumps({"found": {"seconds": {"SFT": 1.0 + int(sys.argv[3]), "PPO": 2.0}}}), flush=True)
+    print(json.dumps({"found": {"seconds": {"SFT": 1.0 + int(sys.argv[1]), "PPO": 2.0}}}), flush=True)
 """
 
 
 def test_both_sides_of_the_job_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SEED.replace("argv[3]", "argv[1]"), encoding="utf-8")
+    script.write_text(SEED, encoding="utf-8")
     told: list[int] = []
 
     def command(seeds: int, out: str) -> dict[str, float]:

@@ -23,15 +23,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+import transformers
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+
 FOLDER = Path(__file__).resolve().parents[1]
 package = types.ModuleType("benchmarks")
 package.__path__ = [str(FOLDER)]
 sys.modules["benchmarks"] = package
-
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 
 from benchmarks.measure import one_core, peak_reset, peak_since  # noqa: E402
 from benchmarks.turns import answer, requests, serve  # noqa: E402

@@ -18,16 +18,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+import transformers
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
 FOLDER = Path(__file__).resolve().parents[1]
 package = types.ModuleType("benchmarks")
 package.__path__ = [str(FOLDER)]
 sys.modules["benchmarks"] = package
-
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer  # noqa: E402
-from trl.experimental.ppo import PPOConfig, PPOTrainer  # noqa: E402
 
 from benchmarks.measure import one_core  # noqa: E402
 from benchmarks.peers.trl_cases import (  # noqa: E402
@@ -88,10 +88,10 @@ class Seed:
         self.clock = Clock()
         self.curves: dict[str, list[list[float]]] = {"DPO": [], "PPO": []}
         with self.clock("SFT"):
-            self.tuned = self.fine_tune()
+            self.tuned_weights = self.fine_tune()
         self.reference = self.policy()
         with self.clock("reward model"):
-            self.scorer = self.learn_rewards()
+            self.reward_weights = self.learn_rewards()
         self.rewards = self.scores()
         for arm, train_arm in (("DPO", self.dpo), ("PPO", self.ppo)):
             with self.clock(arm):
@@ -100,13 +100,13 @@ class Seed:
     def policy(self) -> Any:
         """One as fine-tuning left it. A model that a trainer had cannot be copied: `forward` stays bound to it."""
         model = language_model(self.size)
-        model.load_state_dict(self.tuned)
+        model.load_state_dict(self.tuned_weights)
         return model
 
     def scores(self) -> Any:
         """A reward model, or a value model that begins as one."""
         model = scorer(self.size)
-        model.load_state_dict(self.scorer)
+        model.load_state_dict(self.reward_weights)
         return model
 
     def arguments(self, part: Part) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Seed:
         size = Size(**vars(self.size) | {"rows": part.rows})
         return common(size) | {"learning_rate": part.learning_rate}
 
-    def batches(self, part: Part, rows: list[list[Words]], *names: str) -> dict[str, Any]:
+    def batches(self, rows: list[list[Words]], *names: str) -> dict[str, Any]:
         """Of a trainer whose `train()` is a loop over batches of a file: the file, and what to say its words in."""
         columns = {name: text([row[i] for row in rows]) for i, name in enumerate(names)}
         return {"train_dataset": Dataset.from_dict(columns), "processing_class": self.words}
@@ -129,7 +129,7 @@ class Seed:
     def fine_tune(self) -> Any:
         part, model = self.job.parts.SFT, language_model(self.size)
         arguments = SFTConfig(**self.arguments(part), max_steps=part.updates)
-        batches = self.batches(part, self.job.demonstrations, "prompt", "completion")
+        batches = self.batches(self.job.demonstrations, "prompt", "completion")
         train(SFTTrainer(model, args=arguments, **batches))
         return model.state_dict()
 
@@ -138,7 +138,7 @@ class Seed:
         part, model = vars(self.job.parts)["reward model"], scorer(self.size)
         model.transformer.load_state_dict(self.reference.transformer.state_dict())
         arguments = RewardConfig(**self.arguments(part), max_steps=part.updates)
-        train(RewardTrainer(model, args=arguments, **self.batches(part, self.job.pairs, *PAIR)))
+        train(RewardTrainer(model, args=arguments, **self.batches(self.job.pairs, *PAIR)))
         return model.state_dict()
 
     def dpo(self, part: Part, policy: Any) -> None:
@@ -149,7 +149,7 @@ class Seed:
             precompute_ref_log_probs=True,
             max_length=None,
         )
-        batches = self.batches(part, self.job.pairs, *PAIR)
+        batches = self.batches(self.job.pairs, *PAIR)
         train(DPOTrainer(policy, args=arguments, callbacks=[self.curve("DPO", policy)], **batches))
 
     def ppo(self, part: Part, policy: Any) -> None:
