@@ -108,8 +108,9 @@ def _lower_load(context, builder, sig, args):
     kind, size = _register(context, sig.args[0])
     mask = _first(builder, kind, _I64(0), count)
     places = _places(context, builder, sig, args, kind)
-    whole = _joined(builder, [masked_load(builder, place, mask, size) for place in places])
-    return builder.select(_joined(builder, [mask] * ABREAST), whole, broadcast(builder, fill, whole.type))
+    fills = _registers(builder, broadcast(builder, fill, context.get_value_type(sig.return_type)))
+    pairs = zip(places, fills, strict=True)
+    return _joined(builder, [masked_load(builder, place, mask, size, rest) for place, rest in pairs])
 
 
 def at_each(x, start, step, rows):

@@ -156,15 +156,15 @@ def _first(builder, kind, start, stop):
     return builder.icmp_signed("<", numbers, broadcast(builder, count, index))
 
 
-def masked_load(builder, place, mask, size):
-    """The lanes of the mask, from a place in memory, and 0 in the others; elements have `size` bytes."""
+def masked_load(builder, place, mask, size, rest=None):
+    """The lanes of the mask, from a place in memory, and in the others `rest`, or 0; elements have `size` bytes."""
     kind = place.type.pointee
     load = cgutils.get_or_insert_function(
         builder.module,
         ir.FunctionType(kind, [place.type, _I32, mask.type, kind]),
         f"llvm.masked.load.{suffix(kind)}.p0",
     )
-    return builder.call(load, [place, _I32(size), mask, ir.Constant(kind, None)])
+    return builder.call(load, [place, _I32(size), mask, ir.Constant(kind, None) if rest is None else rest])
 
 
 def masked_store(builder, x, place, mask, size):
@@ -183,8 +183,11 @@ def _lower_load_part(context, builder, sig, args):
     kind, size = _stored(context, sig.args[0])
     mask = _first(builder, kind, start, stop)
     place = address(context, builder, sig.args[0], row, start, kind)
+    rest = broadcast(builder, fill, context.get_value_type(sig.return_type))
+    if rest.type == kind:
+        return masked_load(builder, place, mask, size, rest)
     value = _half.widened(builder, masked_load(builder, place, mask, size), sig.args[0].dtype)
-    return builder.select(mask, value, broadcast(builder, fill, value.type))
+    return builder.select(mask, value, rest)
 
 
 def store(row, v, x):

@@ -11,6 +11,7 @@ from ._attention import attention_jit
 from ._attention_gradient import attention_backward_jit
 from ._attention_step import attention_step_jit, fill_cache_jit, step_room
 from ._check import F32, F64, Array
+from ._fours import SIDE, keys_shape
 from ._nn_tokens import inside
 from ._spans import Spans, clear_unseen_jit
 from ._turned import turned_shape, with_room
@@ -145,17 +146,19 @@ def attention_backward(
 
 
 def _caches(key_cache: Any, value_cache: Any) -> tuple[int, int, int]:
-    """(B, C, J) of caches that will be written."""
+    """(B, J, C) of caches that will be written."""
     if not isinstance(key_cache, np.ndarray):
         _check.in_place("key_cache", key_cache, (), F64)
     if key_cache.dtype not in (F32, F64) and key_cache.dtype.kind != "O":
         raise TypeError(f"key_cache: came with dtype {key_cache.dtype}, float32 or float64 is needed")
-    if key_cache.ndim != 3 or not key_cache.shape[1]:
-        raise ValueError(f"key_cache: came with shape {key_cache.shape}, (B, C, J) is needed")
-    B, C, J = key_cache.shape
-    _check.in_place("key_cache", key_cache, (B, C, J), key_cache.dtype)
+    if key_cache.ndim != 4 or not key_cache.shape[2]:
+        raise ValueError(f"key_cache: came with shape {key_cache.shape}, (B, K, C, 4) is needed")
+    B, K, C, _ = key_cache.shape
+    _check.in_place("key_cache", key_cache, (B, K, C, SIDE), key_cache.dtype)
+    J = np.shape(value_cache)[1] if np.ndim(value_cache) == 3 else SIDE * K
+    J = min(max(J, SIDE * (K - 1) + 1), SIDE * K)  # as many as may be in K fours
     _check.in_place("value_cache", value_cache, (B, J, C), key_cache.dtype)
-    return B, C, J
+    return B, J, C
 
 
 def _apart(key_cache: Array, value_cache: Array, *inputs: Any) -> None:
@@ -169,7 +172,7 @@ def _apart(key_cache: Array, value_cache: Array, *inputs: Any) -> None:
 
 def _like_cache(qkv: Any, key_cache: Array) -> Array:
     """Rows of query, key and value as the cache's type."""
-    x, C = _check.like("qkv", qkv, key_cache.dtype), key_cache.shape[1]
+    x, C = _check.like("qkv", qkv, key_cache.dtype), key_cache.shape[2]
     if x.shape[-1:] != (3 * C,):
         raise ValueError(f"qkv: came with shape {x.shape}, a last axis of {3 * C} is needed as for key_cache")
     return x
@@ -184,8 +187,9 @@ def fill_cache(qkv: Any, before: Any, prefix: Any, key_cache: Array, value_cache
         Of the prompts' tokens, as `attention` takes them.
     before, prefix : array_like of int, (B,)
         Of each sequence the first row of its prompt, and how many rows that has; several may share one.
-    key_cache : ndarray, (B, C, J)
-        Changed in place, like value_cache: of sequence b the first ``prefix[b]`` of J places.
+    key_cache : ndarray, (B, K, C, 4)
+        Changed in place, like value_cache: of sequence b the first ``prefix[b]`` of J places. Place j is
+        ``key_cache[b, j // 4, :, j % 4]``, so that K is J / 4, rounded up.
     value_cache : ndarray, (B, J, C)
 
     Raises
@@ -195,14 +199,14 @@ def fill_cache(qkv: Any, before: Any, prefix: Any, key_cache: Array, value_cache
 
     Examples
     --------
-    >>> keys, values = np.zeros((2, 1, 2)), np.zeros((2, 2, 1))
+    >>> keys, values = np.zeros((2, 1, 1, 4)), np.zeros((2, 4, 1))
     >>> fill_cache([[0.0, 1.0, 2.0], [0.0, 3.0, 4.0]], [0, 1], [2, 1], keys, values)
-    >>> keys[:, 0], values[:, :, 0]
-    (array([[1., 3.],
-           [3., 0.]]), array([[2., 4.],
-           [4., 0.]]))
+    >>> keys[:, 0, 0], values[:, :, 0]
+    (array([[1., 3., 0., 0.],
+           [3., 0., 0., 0.]]), array([[2., 4., 0., 0.],
+           [4., 0., 0., 0.]]))
     """
-    B, C, J = _caches(key_cache, value_cache)
+    B, J, C = _caches(key_cache, value_cache)
     rows = _like_cache(qkv, key_cache).reshape(-1, 3 * C)
     firsts, counts = _check.integers("before", before), _check.integers("prefix", prefix)
     _check.shape_is("before", firsts, (B,), "one a sequence of key_cache")
@@ -214,7 +218,7 @@ def fill_cache(qkv: Any, before: Any, prefix: Any, key_cache: Array, value_cache
             f"prompts within {len(rows)} rows are needed"
         )
     _apart(key_cache, value_cache, qkv, before, prefix)
-    fill_cache_jit(rows, firsts, counts, key_cache, value_cache)
+    fill_cache_jit(rows, firsts, counts, key_cache.reshape(B, *keys_shape(J, C)), value_cache)
 
 
 def attention_step(
@@ -236,8 +240,8 @@ def attention_step(
         The sequence of each, in [0, B), and its place in it, in [0, J). What comes before that is in the cache.
     heads : int
         A divisor of C.
-    key_cache : ndarray, (B, C, J)
-        Changed in place, like value_cache: each token's key and value are added at its place.
+    key_cache : ndarray, (B, K, C, 4)
+        Changed in place, like value_cache: each token's key and value are added at its place, as `fill_cache` says.
     value_cache : ndarray, (B, J, C)
     out : ndarray, (..., C), optional
 
@@ -254,13 +258,13 @@ def attention_step(
 
     Examples
     --------
-    >>> keys, values = np.zeros((1, 1, 2)), np.zeros((1, 2, 1))
+    >>> keys, values = np.zeros((1, 1, 1, 4)), np.zeros((1, 2, 1))
     >>> attention_step([[0.0, 0.0, 1.0]], [0], [0], 1, keys, values)
     array([[1.]])
     >>> attention_step([[0.0, 0.0, 3.0]], [0], [1], 1, keys, values)
     array([[2.]])
     """
-    B, C, J = _caches(key_cache, value_cache)
+    B, J, C = _caches(key_cache, value_cache)
     x, H = _like_cache(qkv, key_cache), _heads(heads, C)
     of, at = _check.integers("slots", slots), _check.integers("ends", ends)
     _check.shape_is("slots", of, x.shape[:-1], "one a token")
@@ -269,7 +273,7 @@ def attention_step(
     inside("ends", at, J)
     _apart(key_cache, value_cache, qkv, slots, ends)
     result = _check.output(out, (*x.shape[:-1], C), x.dtype, qkv, slots, ends, key_cache, value_cache)
-    keys, values = key_cache.reshape(B * C, J), value_cache.reshape(B * J, C)
-    row, written = np.empty(step_room(H, J), x.dtype), result.reshape(-1, C)
-    attention_step_jit(x.reshape(-1, 3 * C), of.reshape(-1), at.reshape(-1), H, keys, values, row, written)
+    keys, weights = key_cache.reshape(B, *keys_shape(J, C)), np.empty(step_room(J), x.dtype)
+    rows, written = x.reshape(-1, 3 * C), result.reshape(-1, C)
+    attention_step_jit(rows, of.reshape(-1), at.reshape(-1), H, keys, value_cache, weights, written)
     return result

@@ -8,6 +8,7 @@ be a name of its own. Where four rows are enough, and one vector of each at a ti
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import copy
 from functools import wraps
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -61,6 +62,12 @@ class Registers:
         self.width = _BYTES // (8 if half else 4) // self.bytes
         self.kind = ir.VectorType(element, self.width)
 
+    def with_lanes(self, count):
+        """The same for vectors of so many lanes, in as many registers as that takes."""
+        other = copy(self)
+        other.width, other.kind = count, ir.VectorType(self.kind.element, count)
+        return other
+
     def array(self, kind, value):
         """Where element c of row n of an array of two dimensions lies, or element n of one of one dimension."""
         array = self.context.make_array(kind)(self.context, self.builder, value)
@@ -107,6 +114,14 @@ class Registers:
         with cgutils.for_range_slice(self.builder, integer(0), size, width) as (v, _):
             yield v, self.first(v, size)
 
+    def parts(self, size):
+        """What follows is written twice: for whole vectors of `size` numbers, without a mask, and for the rest."""
+        whole = self.builder.and_(size, integer(-self.width))
+        with cgutils.for_range_slice(self.builder, integer(0), whole, integer(self.width)) as (v, _):
+            yield v, None
+        with self.builder.if_then(self.builder.icmp_signed("<", whole, size)):
+            yield whole, self.first(whole, size)
+
     def splat(self, number):
         """A number, or a constant, in every lane."""
         if not isinstance(number, ir.Value):
@@ -145,6 +160,12 @@ class Registers:
         stop = broadcast(self.builder, self.builder.trunc(stop, _I32), index)
         return self.builder.icmp_signed("<", numbers, stop)
 
+    def ranked(self, order, rank, count):
+        """Mask of the lanes whose rank among each `count` is in that order to a number."""
+        index = ir.VectorType(_I32, self.width)
+        ranks = ir.Constant(index, [_I32(lane % count) for lane in range(self.width)])
+        return self.builder.icmp_signed(order, ranks, broadcast(self.builder, self.builder.trunc(rank, _I32), index))
+
     def all_if(self, condition):
         """A mask of all lanes, or none."""
         return broadcast(self.builder, condition, ir.VectorType(ir.IntType(1), self.width))
@@ -177,6 +198,13 @@ class Registers:
         after = self.fma(a, b, before)
         self.builder.store(after if mask is None else self.where(mask, after, before), name)
 
+    def halved(self, rows, part, join):
+        """Of each row every 2 `part` lanes joined to `part`; two rows that were neighbours make one."""
+        low = [start + lane for start in range(0, 2 * self.width, 2 * part) for lane in range(part)]
+        high = [lane + part for lane in low]
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        return [join(self.shuffled(a, b, low), self.shuffled(a, b, high)) for a, b in pairs]
+
     def folded(self, rows, join):
         """Of each vector all lanes joined, in vectors of equal parts for `spread`; the order is always the same."""
         if len(rows) > self.width:
@@ -185,10 +213,7 @@ class Registers:
         part = self.width
         while len(rows) > 1:
             part //= 2
-            low = [start + lane for start in range(0, 2 * self.width, 2 * part) for lane in range(part)]
-            high = [lane + part for lane in low]
-            pairs = zip(rows[::2], rows[1::2], strict=True)
-            rows = [join(self.shuffled(a, b, low), self.shuffled(a, b, high)) for a, b in pairs]
+            rows = self.halved(rows, part, join)
         (x,) = rows
         while part > 1:
             part //= 2

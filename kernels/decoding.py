@@ -21,7 +21,7 @@ from ._jit import jit
 from ._linked import Call, addresses, arrays, call
 from ._products import PACKED, TIMES, TIMES_TURNED, panels_jit, panels_shape, product_jit
 from ._rows import START
-from ._shapes import block, matrix, piece
+from ._shapes import block, piece
 from ._tensors import DOWN, DOWN_BIAS, GAIN1, GAIN2, PROJ, PROJ_BIAS, QKV, SHIFT1, SHIFT2, UP, UP_BIAS
 
 __all__ = ["Model", "Now", "Prompts", "Room", "calls", "decode", "decode_jit", "panels_of", "row_size"]
@@ -68,7 +68,7 @@ class Prompts(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Scratch for S slots and J places: `keys` (L, S, C, J), `values` (L, S, J, C), and what a step needs.
+    """Scratch for S slots and J places: `keys` (L, S, *`keys_shape`), `values` (L, S, J, C), and what a step needs.
 
     `row` is (`step_room`,), `panel` (PANEL,), `weights`, `masses`, `tops` are from `sample_scratch`; `rows` has
     `row_size` numbers a slot, `uniforms` a float64, `drawn` the log-probability of what is drawn.
@@ -109,7 +109,7 @@ def calls(dtype: Any) -> tuple[Call, ...]:
         (embedding_jit, (i1, i1, x2, x2, x2)),
         (layer_norm_jit, (x2, x1, x1, x1, x1, x2)),
         (product_jit, (x2, x2, i, i, x1, x2)),
-        (attention_step_jit, (x2, i1, i1, i, x2, x2, x1, x2)),
+        (attention_step_jit, (x2, i1, i1, i, x3, x3, x1, x2)),
         (residual_norm_jit, (x2, x2, x1, x1, x1, x1, x1, x2, x2)),
         (gelu_over_jit, (x1, x2)),
         (draw_jit, (x2, d1, x1, m1, x1, i1, x1)),
@@ -159,7 +159,7 @@ def _admit(code, model, prompts, room, now, n, b):
 @jit(inline="always")
 def _step(code, model, room, now, n):
     """From the latest tokens of n sequences to the next ones, which take their place."""
-    L, C = room.keys.shape[0], room.keys.shape[2]
+    L, C = room.values.shape[0], room.values.shape[3]
     V, N, rows, panels, panel = model.V, n * C, room.rows, model.panels, room.panel
     stream, inside = block(rows, 0, n, C), block(rows, N, n, C)
     normed, branch = block(rows, 2 * N, n, C), block(rows, 3 * N, n, C)
@@ -175,10 +175,8 @@ def _step(code, model, room, now, n):
     for i in range(L):
         flat = model.blocks[i]
         p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, qkv))
-        keys, values = matrix(room.keys[i]), matrix(room.values[i])
-        call(
-            attention_step_jit, code[ATTEND], (qkv, slots, ends, model.heads, keys, values, room.row, normed)
-        )
+        attend = qkv, slots, ends, model.heads, room.keys[i], room.values[i], room.row, normed
+        call(attention_step_jit, code[ATTEND], attend)
         p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, branch))
         bias = piece(flat, starts[PROJ_BIAS], C)
         gain, shift = piece(flat, starts[GAIN2], C), piece(flat, starts[SHIFT2], C)

@@ -25,6 +25,7 @@ from ._blocks import (
     layer_norm_jit,
     residual_norm_jit,
 )
+from ._fours import keys_shape
 from ._nn_attention import Attention, attention, attention_backward, attention_step, fill_cache
 from ._nn_gelu import GELU, GELUGradients, gelu, gelu_backward
 from ._nn_norm import (
@@ -78,6 +79,7 @@ __all__ = [
     "gelu_backward_jit",
     "gelu_jit",
     "gelu_over_jit",
+    "keys_shape",
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_backward_jit",

@@ -193,7 +193,8 @@ def fill_cache(qkv: Any, before: Any, prefix: Any, key_cache: Any, value_cache: 
     (x,) = _f64(qkv)
     _, keys, values = x.reshape(-1, 3, x.shape[-1] // 3).transpose(1, 0, 2)
     for b, (first, count) in enumerate(zip(np.asarray(before), np.asarray(prefix), strict=True)):
-        key_cache[b, :, :count] = keys[first : first + count].T
+        for j in range(count):
+            key_cache[b, j // 4, :, j % 4] = keys[first + j]
         value_cache[b, :count] = values[first : first + count]
 
 
@@ -206,8 +207,9 @@ def attention_step(
     mixed = np.empty((x.size // (3 * C), C))
     tokens = zip(x.reshape(-1, 3, C), np.ravel(slots), np.ravel(ends), strict=True)
     for n, ((query, key, value), slot, end) in enumerate(tokens):
-        key_cache[slot, :, end], value_cache[slot, end] = key, value
-        keys, values = np.asarray(key_cache[slot].T[: end + 1]), np.asarray(value_cache[slot, : end + 1])
+        key_cache[slot, end // 4, :, end % 4], value_cache[slot, end] = key, value
+        keys = np.asarray(key_cache[slot]).swapaxes(1, 2).reshape(-1, C)[: end + 1]
+        values = np.asarray(value_cache[slot, : end + 1])
         for part in np.split(np.arange(C), heads):
             mixed[n, part] = _softmax(keys[:, part] @ query[part] / sqrt(len(part))) @ values[:, part]
     return _into(out, mixed.reshape(*x.shape[:-1], C))

@@ -124,19 +124,20 @@ def _attention_backward(x):
 
 def _fill_cache(x):
     N, C, _ = x.size
-    return nn.fill_cache_jit, (x.qkv, np.array([0, 1]), np.array([2, 3]), x.empty(2, C, N), x.empty(2, N, C))
+    caches = x.empty(2, *nn.keys_shape(N, C)), x.empty(2, N, C)
+    return nn.fill_cache_jit, (x.qkv, np.array([0, 1]), np.array([2, 3]), *caches)
 
 
 def _attention_step(x):
     N, C, heads = x.size
-    cache = x.ones(N * C, 8), x.ones(N * 8, C)
+    cache = x.ones(N, *nn.keys_shape(8, C)), x.ones(N, 8, C)
     return nn.attention_step_jit, (
         x.qkv,
         np.arange(N),
         np.arange(N) % 8,
         heads,
         *cache,
-        x.empty(nn.step_room(heads, 8)),
+        x.empty(nn.step_room(8)),
         x.empty(N, C),
     )
 

@@ -116,7 +116,7 @@ def _attention_backward(rng, B, T, V, dtype):
 
 def _caches(rng, B, C, J, dtype):
     return {
-        "key_cache": _normal(rng, B, C, J, dtype=dtype),
+        "key_cache": _normal(rng, B, -(-J // 4), C, 4, dtype=dtype),
         "value_cache": _normal(rng, B, J, C, dtype=dtype),
     }
 

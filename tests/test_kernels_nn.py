@@ -165,36 +165,35 @@ def test_a_step_with_cache_equals_the_last_row_of_attention(dtype, size):
     first, count, before, prefix = x.spans[-1, :4]
     want = reference_nn.attention(wide(x.qkv), x.spans[-1:], size.heads).out
     J, heads = prefix + count, size.heads
-    keys, values = np.full((2, 1, size.C, J), np.nan, dtype)
-    values = values.reshape(1, J, size.C)
+    keys = np.full((1, *nn.keys_shape(J, size.C)), np.nan, dtype)
+    values = np.full((1, J, size.C), np.nan, dtype)
     nn.fill_cache_jit(x.qkv, np.array([before]), np.array([prefix]), keys, values)
-    flat = keys.reshape(size.C, J), values.reshape(J, size.C)
-    out, row = np.empty((1, size.C), dtype), np.empty(nn.step_room(heads, J), dtype)
+    out, weights = np.empty((1, size.C), dtype), np.empty(nn.step_room(J), dtype)
     for i in range(count):
         fresh = x.qkv[first + i : first + i + 1]
-        nn.attention_step_jit(fresh, np.array([0]), np.array([prefix + i]), heads, *flat, row, out)
+        place = np.array([prefix + i])
+        nn.attention_step_jit(fresh, np.array([0]), place, heads, keys, values, weights, out)
         near(out[0], want[first + i], dtype)
 
 
-# Keys of one vector and more, and heads that four do not divide.
+# Whole fours and parts, heads of a vector and more, and heads that four do not divide.
 @DTYPE
 @pytest.mark.parametrize("heads", [1, 3, 4, 6])
-@pytest.mark.parametrize("J", [9, 16, 17, 40, 50])
-def test_a_step_sees_all_keys(dtype, heads, J):
-    C, count = 5 * heads, 2
+@pytest.mark.parametrize("size", [1, 4, 5, 8, 16, 21])
+@pytest.mark.parametrize("J", [1, 4, 9, 16, 50])
+def test_a_step_sees_all_keys(dtype, heads, size, J):
+    C, count = size * heads, 2
     rng = np.random.default_rng(0)
     qkv = rng.normal(size=(count * J, 3 * C)).astype(dtype)
     firsts = np.arange(0, count * J, J)
     spans = np.column_stack([firsts, np.full(count, J), firsts * 0, firsts * 0])
     want = reference_nn.attention(wide(qkv), spans, heads).out
-    keys, values = np.full((2, count * C * J), np.nan, dtype)
-    cache = keys.reshape(count, C, J), values.reshape(count, J, C)
-    nn.fill_cache_jit(qkv, firsts, np.full(count, J - 1), *cache)
-    row, out = np.full(nn.step_room(heads, J), np.nan, dtype), np.empty((count, C), dtype)
-    flat = keys.reshape(-1, J), values.reshape(-1, C)
-    nn.attention_step_jit(
-        qkv[firsts + J - 1], np.arange(count), np.full(count, J - 1), heads, *flat, row, out
-    )
+    keys = np.full((count, *nn.keys_shape(J, C)), np.nan, dtype)
+    values = np.full((count, J, C), np.nan, dtype)
+    nn.fill_cache_jit(qkv, firsts, np.full(count, J - 1), keys, values)
+    weights, out = np.full(nn.step_room(J), np.nan, dtype), np.empty((count, C), dtype)
+    latest = qkv[firsts + J - 1], np.arange(count), np.full(count, J - 1)
+    nn.attention_step_jit(*latest, heads, keys, values, weights, out)
     near(out, want[firsts + J - 1], dtype)
 
 

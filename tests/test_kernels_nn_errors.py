@@ -158,7 +158,7 @@ def step(**change):
         "slots": [0, 1],
         "ends": [0, 3],
         "heads": 2,
-        "key_cache": np.zeros((2, 2, 4)),
+        "key_cache": np.zeros((2, 1, 2, 4)),
         "value_cache": np.zeros((2, 4, 2)),
     }
     return {**right, **change}
@@ -175,10 +175,18 @@ def step(**change):
             {"qkv": np.ones((2, 9))},
             "qkv: came with shape (2, 9), a last axis of 6 is needed as for key_cache",
         ),
-        ({"key_cache": np.zeros((2, 4))}, "key_cache: came with shape (2, 4), (B, C, J) is needed"),
+        ({"key_cache": np.zeros((2, 4))}, "key_cache: came with shape (2, 4), (B, K, C, 4) is needed"),
+        (
+            {"key_cache": np.zeros((2, 1, 2, 3))},
+            "key_cache: came with shape (2, 1, 2, 3) and dtype float64, (2, 1, 2, 4) and float64 is needed",
+        ),
+        (
+            {"value_cache": np.zeros((2, 5, 2))},
+            "value_cache: came with shape (2, 5, 2) and dtype float64, (2, 4, 2) and float64 is needed",
+        ),
         (
             {"value_cache": np.zeros((2, 2, 4))},
-            "value_cache: came with shape (2, 2, 4) and dtype float64, (2, 4, 2) and float64 is needed",
+            "value_cache: came with shape (2, 2, 4) and dtype float64, (2, 2, 2) and float64 is needed",
         ),
         (
             {"value_cache": np.zeros((2, 4, 2), np.float32)},
@@ -194,17 +202,17 @@ def test_caches_are_never_converted():
     message = "key_cache: came as list, a NumPy array is needed: it is changed in place"
     refused(nn.attention_step, TypeError, message, **step(key_cache=[[[0.0] * 4] * 2] * 2))
     message = "key_cache: came with dtype int64, float32 or float64 is needed"
-    refused(nn.attention_step, TypeError, message, **step(key_cache=np.zeros((2, 2, 4), int)))
+    refused(nn.attention_step, TypeError, message, **step(key_cache=np.zeros((2, 1, 2, 4), int)))
     frozen = np.zeros((2, 4, 2))
     frozen.flags.writeable = False
     message = "value_cache: came read-only or not in C order, a writable array in C order is needed"
     refused(nn.attention_step, ValueError, message, **step(value_cache=frozen))
     memory = np.zeros(16)
-    same = {"key_cache": memory.reshape(2, 2, 4), "value_cache": memory.reshape(2, 4, 2)}
+    same = {"key_cache": memory.reshape(2, 1, 2, 4), "value_cache": memory.reshape(2, 4, 2)}
     message = "value_cache: overlaps an input or key_cache, memory of its own is needed"
     refused(nn.attention_step, ValueError, message, **step(**same))
     message = "key_cache: overlaps an input, memory of its own is needed"
-    given = {"qkv": memory[:12].reshape(2, 6), "key_cache": memory.reshape(2, 2, 4)}
+    given = {"qkv": memory[:12].reshape(2, 6), "key_cache": memory.reshape(2, 1, 2, 4)}
     refused(nn.attention_step, ValueError, message, **step(**given))
 
 
@@ -219,6 +227,6 @@ def test_caches_are_never_converted():
     ],
 )
 def test_fill_cache(change, message):
-    caches = {"key_cache": np.zeros((2, 2, 4)), "value_cache": np.zeros((2, 4, 2))}
+    caches = {"key_cache": np.zeros((2, 1, 2, 4)), "value_cache": np.zeros((2, 4, 2))}
     right = {"qkv": np.ones((5, 6)), "before": [0, 2], "prefix": [4, 3], **caches}
     refused(nn.fill_cache, ValueError, message, **{**right, **change})

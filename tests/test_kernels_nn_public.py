@@ -190,12 +190,12 @@ def test_the_order_of_spans_does_not_matter():
 @SIZE
 def test_decoding_with_a_cache_equals_attention(dtype, size):
     """Two sequences after one prompt, token by token."""
-    heads, prefix, T = size.heads, 3, 4
+    heads, prefix, T = size.heads, 3, 5
     packed = RNG(6).standard_normal((prefix + 2 * T, 3 * size.C)).astype(dtype)
     spans = [[prefix, T, 0, prefix], [prefix + T, T, 0, prefix]]
     want = nn.attention(packed, spans, heads).out
     keys, values = (
-        np.full((2, size.C, prefix + T), np.nan, dtype),
+        np.full((2, 2, size.C, 4), np.nan, dtype),
         np.full((2, prefix + T, size.C), np.nan, dtype),
     )
     nn.fill_cache(packed, [0, 0], [prefix, prefix], keys, values)

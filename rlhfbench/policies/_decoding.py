@@ -70,14 +70,14 @@ def packed(model: Model, get: Buffers) -> decoding.Model:
 
 def room_for(model: Model, ends: Int, T: int, get: Buffers) -> tuple[decoding.Room, decoding.Now]:
     """Room for as many sequences at a time as `slots` says, and T tokens after prompts of `ends` each."""
-    L, C, heads = model.sizes.layers, model.sizes.width, model.sizes.heads
+    L, C = model.sizes.layers, model.sizes.width
     J = int(ends.max(initial=0)) + T
     S = min(slots(model.sizes, J, get.dtype.itemsize), len(ends))
     return (
         decoding.Room(
-            get("keys", L, S, C, J),
+            get("keys", L, S, *nn.keys_shape(J, C)),
             get("values", L, S, J, C),
-            get("scores", nn.step_room(heads, J)),
+            get("scores", nn.step_room(J)),
             get.panel,
             *nn.sample_scratch(model.V, get.dtype),
             get("rows", S * decoding.row_size(C, model.V)),
