@@ -16,20 +16,20 @@ from ._check import Array, sums
 from ._jit import jit
 from ._lanemath import power, total
 from ._lanes import load, load_part, width
-from ._row import as_row, length, narrow
+from ._row import as_row, at, length, narrow
 from ._rows import BLOCK, NO_TOP, START, block_mass, block_top, write_weights
 from ._slim import stretch
 
 __all__ = ["RUN", "draw", "sample_scratch"]
 
-RUN = 16
-"""A vector of one register, or two."""
+RUN, FAR = 16, 64
+"""Elements that are passed over together, where there are many: a vector of one register, or two; and of four."""
 
 
 def sample_scratch(V: int, dtype: Any) -> tuple[Array, Array, Array]:
     """Scratch arrays of `draw` for rows of V elements: weights, masses, tops."""
-    count = -(-V // BLOCK)
-    return np.empty(min(V, BLOCK), dtype), np.empty(count, sums(np.dtype(dtype))), np.empty(count, dtype)
+    count, size = -(-V // BLOCK), V if V <= FAR else -(-V // FAR) * FAR
+    return np.empty(min(size, BLOCK), dtype), np.empty(count, sums(np.dtype(dtype))), np.empty(count, dtype)
 
 
 @jit
@@ -53,6 +53,8 @@ def draw(row, uniform, scale, weights, masses, tops):
     if count == 1:
         top = block_top(row, START, V, narrow(NO_TOP, row))
         mass = write_weights(row, START, V, scale, top, as_row(weights))
+        for v in range(V, size):
+            weights[v] = narrow(0.0, row)
     else:
         top, mass = _weigh_blocks(row, scale, size, masses, tops)
     target = uniform * mass
@@ -109,34 +111,41 @@ def _find_element(weights, before, target, least):
 
     Sums never fall, so that those that do not pass are the first ones, and their number says where.
     """
-    size = weights.shape[0]
-    zero = weights.dtype.type(0.0)
-    reached = before
-    run = 0
-    for start in range(0, size, RUN):
-        reached = reached + _sum(weights, start, min(start + RUN, size))
-        below = reached <= target
-        before = reached if below else before
-        run = start + RUN if below else run
+    size, row = weights.shape[0], stretch(weights, START, weights.shape[0])
+    run, stop, zero = START, size, narrow(0.0, weights)
+    if size > FAR:
+        run, before = _skip(as_row(weights), START, size, FAR, before, target)
+        stop = min(run + FAR, size)
+    run, before = _skip(row, run, stop, RUN, before, target)
     element = run
     for v in range(run, run + min(RUN, size)):
-        before = before + (weights[v] if v < size else zero)
+        before = before + (at(row, v) if v < size else zero)
         element += before <= target
     stop = min(run + RUN, size)  # a run's sum is rounded otherwise than its prefixes
     return element if element < stop else _last(weights, stop, least)
 
 
 @jit
-def _sum(weights, start, stop):
-    row = stretch(weights, start, stop)
-    size = length(row)
+def _skip(row, start, stop, size, before, target):
+    """The first run of so many elements in which the sum passes the target, or the stop; and the sum before it."""
+    run, reached = start, before
+    for first in range(start, stop, size):
+        reached = reached + _sum(row, first, min(first + size, stop))
+        below = reached <= target
+        before = reached if below else before
+        run = first + size if below else run
+    return run, before
+
+
+@jit
+def _sum(row, start, stop):
     total_ = np.float64(0.0)
-    v = 0
-    while v + width(row) <= size:
+    v = start
+    while v + width(row) <= stop:
         total_ = total_ + total(load(row, v))
         v += width(row)
-    if v < size:
-        total_ = total_ + total(load_part(row, v, size, narrow(0.0, row)))
+    if v < stop:
+        total_ = total_ + total(load_part(row, v, stop, narrow(0.0, row)))
     return total_
 
 

@@ -60,11 +60,10 @@ class Model(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """`qkv` (L, rows, 3 C) of all prompts' tokens; of each sequence the first row of its prompt, and how many."""
+    """`qkv` (L, rows, 3 C) of all prompts' tokens; of each sequence a span (B, 5), of which its prompt's rows count."""
 
     qkv: Array
-    before: Array
-    prefix: Array
+    spans: Array
 
 
 class Room(NamedTuple):
@@ -149,7 +148,7 @@ def _pack(code, model):
 def _admit(code, model, prompts, room, now, n, b):
     """Makes sequence b the nth of those that are being decoded."""
     slot = now.slots[n]
-    before, prefix = prompts.before[b : b + 1], prompts.prefix[b : b + 1]
+    before, prefix = prompts.spans[b, 2:3], prompts.spans[b, 3:4]
     for i in range(model.blocks.shape[0]):
         keys, values = room.keys[i, slot : slot + 1], room.values[i, slot : slot + 1]
         call(fill_cache_jit, code[FILL], (prompts.qkv[i], before, prefix, keys, values))
@@ -216,10 +215,14 @@ def decode(
     responses: Array,
     logprobs: Array,
     mask: Array,
-) -> None:
-    """Draws a response to each prompt by `uniforms` (B, T) float64: writes the last three (B, T), which are 0."""
+) -> tuple[int, int]:
+    """Draws a response to each prompt by `uniforms` (B, T) float64: writes the last three (B, T).
+
+    Gives how many tokens it drew, and how many keys these saw.
+    """
     code = addresses(calls, model.table.dtype)
-    decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, mask)
+    tokens, pairs = decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, mask)
+    return int(tokens), int(pairs)
 
 
 @jit
@@ -229,7 +232,10 @@ def decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, m
     _pack(code, model)
     for s in range(now.slots.shape[0]):
         now.slots[s] = s
-    n, following = START, START
+    for b in range(B):
+        for t in range(T):
+            responses[b, t], logprobs[b, t], mask[b, t] = 0, 0, 0
+    n, following, tokens, pairs = START, START, START, START
     while n > 0 or following < B:
         while n < now.slots.shape[0] and following < B:
             _admit(code, model, prompts, room, now, n, following)
@@ -242,6 +248,8 @@ def decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, m
         for k in range(n):
             b, token, place, slot = now.sequences[k], now.tokens[k], now.places[k], now.slots[k]
             t = place - model.context
+            tokens += 1
+            pairs += now.ends[k] + 1
             responses[b, t], logprobs[b, t], mask[b, t] = token, room.drawn[k], 1
             if t + 1 < T and token != model.eos:
                 # Those that end hand their slots to the places behind.
@@ -250,3 +258,4 @@ def decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, m
                 now.places[left], now.ends[left] = place + 1, now.ends[k] + 1
                 left += 1
         n = left
+    return tokens, pairs

@@ -121,9 +121,11 @@ def _dpo_from_logits(*shape: int) -> Work:
 
 
 def _draw(V: int) -> Work:
-    """Of more than one block first all; the elements of one, looked at twice; then 16 neighbours."""
+    """Of more than one block first all; the elements of one; their sums, of many by 64 first; then 16 neighbours."""
     block, blocks = min(V, 2048), _blocks(V)
-    found = Work(5 * block + -(-block // 16) + min(V, 16) + 2, block)
+    far = -(-block // 64) if block > 64 else 0
+    sums = 65 * far + (68 if far else block + -(-block // 16))
+    found = Work(4 * block + sums + min(V, 16) + 2, block)
     return found.plus(Work(4 * V + 6 * blocks, V + blocks)) if blocks > 1 else found
 
 

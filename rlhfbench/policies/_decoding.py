@@ -9,7 +9,7 @@ import numpy as np
 from kernels import decoding, nn
 from kernels.passes import Tensors
 
-from ..types import Float, Int, Rollout
+from ..types import Float, Rollout
 from . import _backbone
 from ._buffers import Buffers
 from ._packed import Packed
@@ -33,24 +33,19 @@ class Model(NamedTuple):
     never: int | None
 
 
-def decode(model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Buffers) -> Int:
-    """Writes what is drawn by `uniforms` (B, T) to `out`, which is 0; of `replies` the prompts count.
+def decode(
+    model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Buffers
+) -> tuple[int, int]:
+    """Writes what is drawn by `uniforms` (B, T) to `out`; of `replies`, one token each, the prompts count.
 
-    Gives how many tokens these have (B,).
+    Gives how many tokens it drew, and how many keys these saw.
     """
-    prompts = prefill(model, replies, get)
-    room, now = room_for(model, prompts.prefix, uniforms.shape[1], get)
+    qkv = _backbone.keys_and_values(replies.alone, model.tensors, model.sizes, get)
+    prompts = decoding.Prompts(qkv, replies.spans[replies.prompts :])
+    room, now = room_for(model, len(uniforms), replies.longest - 1 + uniforms.shape[1], get)
     uniforms = np.require(uniforms, np.float64, ["C", "W"])  # others would be compiled for
     written = out.responses, out.logprobs, out.mask
-    decoding.decode(packed(model, get), prompts, uniforms, room, now, *written)
-    return prompts.prefix
-
-
-def prefill(model: Model, replies: Packed, get: Buffers) -> decoding.Prompts:
-    """Queries, keys and values of the prompts of `replies`; of the last block keys and values only."""
-    before, ends = np.ascontiguousarray(replies.spans[replies.prompts :, 2:4].T)
-    qkv = _backbone.keys_and_values(replies.alone, model.tensors, model.sizes, get)
-    return decoding.Prompts(qkv, before, ends)
+    return decoding.decode(packed(model, get), prompts, uniforms, room, now, *written)
 
 
 def packed(model: Model, get: Buffers) -> decoding.Model:
@@ -68,11 +63,10 @@ def packed(model: Model, get: Buffers) -> decoding.Model:
     )
 
 
-def room_for(model: Model, ends: Int, T: int, get: Buffers) -> tuple[decoding.Room, decoding.Now]:
-    """Room for as many sequences at a time as `slots` says, and T tokens after prompts of `ends` each."""
+def room_for(model: Model, B: int, J: int, get: Buffers) -> tuple[decoding.Room, decoding.Now]:
+    """Room for as many of B sequences at a time as `slots` says, of J tokens each."""
     L, C = model.sizes.layers, model.sizes.width
-    J = int(ends.max(initial=0)) + T
-    S = min(slots(model.sizes, J, get.dtype.itemsize), len(ends))
+    S = min(slots(model.sizes, J, get.dtype.itemsize), B)
     return (
         decoding.Room(
             get("keys", L, S, *nn.keys_shape(J, C)),

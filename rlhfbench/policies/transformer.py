@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import repeat
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -229,8 +229,6 @@ class TransformerPolicy:
     def sample(self, prompts: Int, uniforms: Float, *, out: Rollout | None = None) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
         out = _outputs.rollout(out, uniforms.shape, self.params.dtype)
-        for array in (out.responses, out.mask, out.logprobs):
-            array[...] = 0
         if uniforms.size:
             self._decode(prompts, uniforms, out)
         return out
@@ -238,16 +236,13 @@ class TransformerPolicy:
     def _decode(self, prompts: Int, uniforms: Float, out: Rollout) -> None:
         """Writes what is drawn by `uniforms` (B, T)."""
         get, sizes = self._scratch.begin(), self.sizes
-        one = np.ones((len(prompts), 1), self.params.dtype)
-        replies = self._pack(prompts, out.responses[:, :1], one, get)
+        replies = self._pack(prompts, *_one_token_each(len(prompts), self.params.dtype), get)
         model = _decoding.Model(
             self._tensors, sizes, self.vocab_size, self.prompt_length, self.eos, self.never
         )
-        ends = _decoding.decode(model, replies, uniforms, out, get)
-        lengths = out.mask.sum(axis=1).astype(np.int64)
-        rows, pairs = int(lengths.sum()), int((lengths * ends + lengths * (lengths + 1) // 2).sum())
+        tokens, pairs = _decoding.decode(model, replies, uniforms, out, get)
         done = _work.prefill(replies.prompt_rows, replies.seen_first, sizes)
-        self._charge("sample", done + _work.step(rows, pairs, sizes, self.vocab_size), rows)
+        self._charge("sample", done + _work.step(tokens, pairs, sizes, self.vocab_size), tokens)
 
     def clone(self) -> TransformerPolicy:
         """A copy that shares no memory with this one and charges the same account."""
@@ -322,3 +317,9 @@ class TransformerPolicy:
 def _slices(rows: int) -> tuple[slice, ...]:
     """As many rows at a time as stay in the cache from one product to the next."""
     return tuple(slice(row, min(row + CHUNK, rows)) for row in range(0, rows, CHUNK))
+
+
+@lru_cache(64)
+def _one_token_each(rows: int, dtype: np.dtype[Any]) -> tuple[Int, Float]:
+    """Responses and mask (rows, 1) that nobody writes to."""
+    return np.zeros((rows, 1), np.int64), np.ones((rows, 1), dtype)
