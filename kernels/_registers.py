@@ -164,7 +164,9 @@ class Registers:
         """Mask of the lanes whose rank among each `count` is in that order to a number."""
         index = ir.VectorType(_I32, self.width)
         ranks = ir.Constant(index, [_I32(lane % count) for lane in range(self.width)])
-        return self.builder.icmp_signed(order, ranks, broadcast(self.builder, self.builder.trunc(rank, _I32), index))
+        return self.builder.icmp_signed(
+            order, ranks, broadcast(self.builder, self.builder.trunc(rank, _I32), index)
+        )
 
     def all_if(self, condition):
         """A mask of all lanes, or none."""

@@ -20,16 +20,21 @@ from ._row import as_row, at, length, narrow
 from ._rows import BLOCK, NO_TOP, START, block_mass, block_top, write_weights
 from ._slim import stretch
 
-__all__ = ["RUN", "draw", "sample_scratch"]
+__all__ = ["RUN", "draw", "sample_scratch", "sample_sizes"]
 
 RUN, FAR = 16, 64
 """Elements that are passed over together, where there are many: a vector of one register, or two; and of four."""
 
 
+def sample_sizes(V: int) -> tuple[int, int]:
+    """Of the weights, and of masses and tops, that `sample_scratch` gives."""
+    return min(V if V <= FAR else -(-V // FAR) * FAR, BLOCK), -(-V // BLOCK)
+
+
 def sample_scratch(V: int, dtype: Any) -> tuple[Array, Array, Array]:
     """Scratch arrays of `draw` for rows of V elements: weights, masses, tops."""
-    count, size = -(-V // BLOCK), V if V <= FAR else -(-V // FAR) * FAR
-    return np.empty(min(size, BLOCK), dtype), np.empty(count, sums(np.dtype(dtype))), np.empty(count, dtype)
+    size, count = sample_sizes(V)
+    return np.empty(size, dtype), np.empty(count, sums(np.dtype(dtype))), np.empty(count, dtype)
 
 
 @jit

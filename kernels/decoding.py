@@ -8,23 +8,37 @@ on the rows beside it. Kernels are called through their addresses (`_linked`): t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numba import types
 from numba.np.numpy_support import from_dtype
 
-from ._attention_step import attention_step_jit, fill_cache_jit
+from ._attention_step import attention_step_jit, fill_cache_jit, step_room
 from ._blocks import draw_jit, embedding_jit, gelu_over_jit, layer_norm_jit, residual_norm_jit
 from ._check import Array, sums
 from ._jit import jit
 from ._linked import Call, addresses, arrays, call
 from ._products import PACKED, TIMES, TIMES_TURNED, panels_jit, panels_shape, product_jit
 from ._rows import START
+from ._sampling import sample_sizes
 from ._shapes import block, piece
 from ._tensors import DOWN, DOWN_BIAS, GAIN1, GAIN2, PROJ, PROJ_BIAS, QKV, SHIFT1, SHIFT2, UP, UP_BIAS
+from ._turned import LANES
 
-__all__ = ["Model", "Now", "Prompts", "Room", "calls", "decode", "decode_jit", "panels_of", "row_size"]
+__all__ = [
+    "Model",
+    "Now",
+    "Prompts",
+    "Room",
+    "calls",
+    "decode",
+    "decode_jit",
+    "laid_out",
+    "panels_of",
+    "sums_and_uniforms",
+]
 
 
 class Model(NamedTuple):
@@ -66,23 +80,27 @@ class Prompts(NamedTuple):
     spans: Array
 
 
+Place: TypeAlias = tuple[int, int]
+
+
 class Room(NamedTuple):
     """Scratch for S slots and J places: `keys` (L, S, *`keys_shape`), `values` (L, S, J, C), and what a step needs.
 
-    `row` is (`step_room`,), `panel` (PANEL,), `weights`, `masses`, `tops` are from `sample_scratch`; `rows` has
-    `row_size` numbers a slot, `uniforms` a float64, `drawn` the log-probability of what is drawn.
+    That is `panel` (PANEL,); `memory`, with where attention's weights, those of a draw, its tops, the log-probabilities
+    of what is drawn, and rows begin there, and how many they are; and a draw's masses, and uniforms, in float64.
     """
 
     keys: Array
     values: Array
-    row: Array
     panel: Array
-    weights: Array
+    memory: Array
+    seen: Place
+    weights: Place
+    tops: Place
+    drawn: Place
+    rows: Place
     masses: Array
-    tops: Array
-    rows: Array
     uniforms: Array
-    drawn: Array
 
 
 class Now(NamedTuple):
@@ -120,6 +138,7 @@ def masses(dtype: Any) -> Any:
     return types.pyobject if dtype.hasobject else from_dtype(np.dtype(sums(dtype)))
 
 
+@cache
 def panels_of(layers: int, C: int, V: int, itemsize: int) -> tuple[int, int]:
     """Shape of `Model.panels`."""
     shapes = [panels_shape(*shape, itemsize) for shape in ((C, 3 * C), (C, C), (C, 4 * C), (4 * C, C))]
@@ -127,9 +146,19 @@ def panels_of(layers: int, C: int, V: int, itemsize: int) -> tuple[int, int]:
     return layers * sum(count for count, _ in shapes) + head, elements
 
 
-def row_size(C: int, V: int) -> int:
-    """Numbers of `Room.rows` a slot."""
-    return 11 * C + V + 2
+@cache
+def laid_out(S: int, J: int, C: int, V: int) -> tuple[int, tuple[Place, ...]]:
+    """Elements of `Room.memory`, and what lies there, each from a cache line's beginning on."""
+    places, end = [], 0
+    for size in (step_room(J), *sample_sizes(V), S, S * (11 * C + V + 2)):
+        places.append((end, size))
+        end -= size // -LANES * LANES
+    return end, tuple(places)
+
+
+def sums_and_uniforms(S: int, V: int, dtype: Any) -> tuple[Array, Array]:
+    """The last two of `Room`."""
+    return np.empty(sample_sizes(V)[1], sums(np.dtype(dtype))), np.empty(S)
 
 
 @jit(inline="always")
@@ -159,12 +188,13 @@ def _admit(code, model, prompts, room, now, n, b):
 def _step(code, model, room, now, n):
     """From the latest tokens of n sequences to the next ones, which take their place."""
     L, C = room.values.shape[0], room.values.shape[3]
-    V, N, rows, panels, panel = model.V, n * C, room.rows, model.panels, room.panel
-    stream, inside = block(rows, 0, n, C), block(rows, N, n, C)
-    normed, branch = block(rows, 2 * N, n, C), block(rows, 3 * N, n, C)
-    qkv, active = block(rows, 4 * N, n, 3 * C), block(rows, 7 * N, n, 4 * C)
-    logits, moments = block(rows, 11 * N, n, V), 11 * N + n * V
-    means, shares, drawn = piece(rows, moments, n), piece(rows, moments + n, n), room.drawn[:n]
+    V, N, panels, panel, memory, first = model.V, n * C, model.panels, room.panel, room.memory, room.rows[0]
+    stream, inside = block(memory, first, n, C), block(memory, first + N, n, C)
+    normed, branch = block(memory, first + 2 * N, n, C), block(memory, first + 3 * N, n, C)
+    qkv, active = block(memory, first + 4 * N, n, 3 * C), block(memory, first + 7 * N, n, 4 * C)
+    logits, moments = block(memory, first + 11 * N, n, V), first + 11 * N + n * V
+    means, shares = piece(memory, moments, n), piece(memory, moments + n, n)
+    seen = piece(memory, room.seen[0], room.seen[1])
     tokens, slots, ends = now.tokens[:n], now.slots[:n], now.ends[:n]
     call(embedding_jit, code[EMBED], (tokens, now.places[:n], model.table, model.places, stream))
     flat, starts = model.blocks[0], model.starts
@@ -174,7 +204,7 @@ def _step(code, model, room, now, n):
     for i in range(L):
         flat = model.blocks[i]
         p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, qkv))
-        attend = qkv, slots, ends, model.heads, room.keys[i], room.values[i], room.row, normed
+        attend = qkv, slots, ends, model.heads, room.keys[i], room.values[i], seen, normed
         call(attention_step_jit, code[ATTEND], attend)
         p += call(product_jit, code[TIMES_], (normed, panels[p:], PACKED, 0, panel, branch))
         bias = piece(flat, starts[PROJ_BIAS], C)
@@ -202,8 +232,9 @@ def _step(code, model, room, now, n):
     if model.never >= 0:
         for k in range(n):
             logits[k, model.never] = model.floor
-    draw = logits, room.uniforms[:n], room.weights, room.masses, room.tops, tokens, drawn
-    call(draw_jit, code[DRAW], draw)
+    weights = piece(memory, room.weights[0], room.weights[1])
+    tops, drawn = piece(memory, room.tops[0], room.tops[1]), piece(memory, room.drawn[0], n)
+    call(draw_jit, code[DRAW], (logits, room.uniforms[:n], weights, room.masses, tops, tokens, drawn))
 
 
 def decode(
@@ -250,7 +281,7 @@ def decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, m
             t = place - model.context
             tokens += 1
             pairs += now.ends[k] + 1
-            responses[b, t], logprobs[b, t], mask[b, t] = token, room.drawn[k], 1
+            responses[b, t], logprobs[b, t], mask[b, t] = token, room.memory[room.drawn[0] + k], 1
             if t + 1 < T and token != model.eos:
                 # Those that end hand their slots to the places behind.
                 now.slots[k], now.slots[left] = now.slots[left], slot

@@ -32,7 +32,15 @@ Kwargs = dict[str, Any]
 MODULES = (categorical, preference, policy_gradient, optim, from_logits, nn)
 TWINS = (reference, reference_from_logits, reference_nn)
 IN_PLACE = ("params", "m", "v", "key_cache", "value_cache")  # what a kernel changes
-NO_KERNELS = {"keys_shape", "panels_shape", "sample_scratch", "spans_of", "step_room", "turned_shape", "with_room"}
+NO_KERNELS = {
+    "keys_shape",
+    "panels_shape",
+    "sample_scratch",
+    "spans_of",
+    "step_room",
+    "turned_shape",
+    "with_room",
+}
 """Functions that prepare arguments."""
 
 

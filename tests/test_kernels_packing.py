@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernels import packing
 from rlhfbench.policies._buffers import Buffers
-from rlhfbench.policies._packed import Packed, pack
+from rlhfbench.policies._packed import pack
 
 START, OFFSET, HEADS = 9, 3, 2
 
@@ -149,14 +149,3 @@ def test_rows_go_to_their_cells_and_come_back_as_sums(dtype):
     want = np.zeros((4, 5))
     np.add.at(want, sources, d_out[cells])
     np.testing.assert_allclose(sums, want, rtol=10 * np.finfo(dtype).eps)
-
-
-def test_prompts_alone():
-    prompts = np.array([[1, 2], [-1, 3], [1, 2]])
-    packed = check(prompts, np.zeros((3, 1), np.int64), np.ones((3, 1)), 2)
-    alone = packed.alone
-    assert isinstance(alone, Packed)
-    assert alone.rows == alone.prompt_rows == 3
-    assert len(alone.spans) == alone.prompts == 2
-    assert alone.seen == (1 + 3, 1 + 3)
-    assert not len(alone.picks)

@@ -21,7 +21,7 @@ def forward(
     What `backward` reads again lies in `keep`; without it, nothing is kept.
     """
     C, own = sizes.width, packed.rows - packed.prompt_rows
-    room = passing(packed, sizes, get) if keep is None else kept(packed, sizes, keep, get)
+    room = passing(packed, packed.rows, sizes, get) if keep is None else kept(packed, sizes, keep, get)
     passes.forward(tensors, sizes.heads, rows_of(packed, sizes), room)
     if keep is not None:  # scratch is the thread's, and may be another one's by the time of `backward`
         room = room._replace(panel=room.panel[:0].copy(), scratch=room.scratch[:0].copy())
@@ -42,21 +42,26 @@ def backward(
 
 
 def keys_and_values(packed: Packed, tensors: Tensors, sizes: Sizes, get: Buffers) -> Float:
-    """(L, rows, 3 C): queries, keys and values of prompts without responses; of the last block no queries."""
-    L, N, C = sizes.layers, packed.rows, sizes.width
+    """(L, rows, 3 C): queries, keys and values of the prompts alone; of the last block no queries."""
+    L, N, C = sizes.layers, packed.prompt_rows, sizes.width
     qkv = get("prompts", L, N, 3 * C)
     if N:
-        room = passing(packed, sizes, get)._replace(qkv=qkv.reshape(-1))
-        passes.forward(tensors, sizes.heads, rows_of(packed, sizes), room)
+        spans, scratch = packed.spans[: packed.prompts].reshape(-1), scratch_sizes(packed, sizes)
+        rows = Rows(packed.tokens[:N], packed.places[:N], spans, packed.prompts, N, *scratch)
+        passes.forward(tensors, sizes.heads, rows, passing(packed, N, sizes, get, qkv.reshape(-1)))
     return qkv
 
 
 def rows_of(packed: Packed, sizes: Sizes) -> Rows:
     """As the kernels take it."""
-    scratch = turned(packed, sizes), nn.with_room(packed.widest, packed.longest)
-    return Rows(
-        packed.tokens, packed.places, packed.spans.reshape(-1), packed.prompts, packed.prompt_rows, *scratch
-    )
+    spans = packed.spans.reshape(-1)
+    scratch = scratch_sizes(packed, sizes)
+    return Rows(packed.tokens, packed.places, spans, packed.prompts, packed.prompt_rows, *scratch)
+
+
+def scratch_sizes(packed: Packed, sizes: Sizes) -> tuple[tuple[int, int], int]:
+    """Of what attention turns, and of a span's slopes."""
+    return turned(packed, sizes), nn.with_room(packed.widest, packed.longest)
 
 
 def kept(packed: Packed, sizes: Sizes, keep: Buffers, get: Buffers) -> Room:
@@ -72,21 +77,25 @@ def kept(packed: Packed, sizes: Sizes, keep: Buffers, get: Buffers) -> Room:
         *(after * 4 * C, after * 4 * C),
     )
     spans, qkv, memory = packed.spans.reshape(-1), keep("qkv", before * 3 * C), keep("activations", size)
-    return Room(True, step, spans, get.panel, scratch(packed, sizes, get), qkv, memory, *starts)
+    return Room(True, step, spans, get.panel, scratch(packed, N, sizes, get), qkv, memory, *starts)
 
 
-def passing(packed: Packed, sizes: Sizes, get: Buffers) -> Room:
-    """Room that blocks take one after the other, where no pass backward follows: most things share a place."""
-    N, C, some = packed.rows, sizes.width, min(CHUNK, packed.rows)
+def passing(packed: Packed, N: int, sizes: Sizes, get: Buffers, qkv: Float | None = None) -> Room:
+    """Room that blocks take one after the other, where no pass backward follows: most things share a place.
+
+    For the first N rows; with `qkv` each block's queries, keys and values have a place of their own there.
+    """
+    C, some = sizes.width, min(CHUNK, N)
     step = nn.with_room(sizes.heads * packed.widest, packed.longest)
     (*entry, weights, active), size = laid_out(N * C, N * C, N, N, step, some * 4 * C)
-    spans, qkv, memory = get.ints("own spans", packed.spans.size), get("qkv", N * 3 * C), get("forward", size)
+    spans, memory = get.ints("own spans", packed.spans.size), get("forward", size)
+    qkv = get("qkv", N * 3 * C) if qkv is None else qkv
     places = *entry, entry[1], *entry, weights, active, active
-    return Room(False, step, spans, get.panel, scratch(packed, sizes, get), qkv, memory, *places)
+    return Room(False, step, spans, get.panel, scratch(packed, N, sizes, get), qkv, memory, *places)
 
 
-def scratch(packed: Packed, sizes: Sizes, get: Buffers) -> Float:
-    return get("scratch", packed.rows * sizes.width + prod(turned(packed, sizes)))
+def scratch(packed: Packed, N: int, sizes: Sizes, get: Buffers) -> Float:
+    return get("scratch", N * sizes.width + prod(turned(packed, sizes)))
 
 
 def turned(packed: Packed, sizes: Sizes) -> tuple[int, int]:

@@ -33,17 +33,16 @@ class Model(NamedTuple):
     never: int | None
 
 
-def decode(
-    model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Buffers
-) -> tuple[int, int]:
+def decode(model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Buffers) -> tuple[int, int]:
     """Writes what is drawn by `uniforms` (B, T) to `out`; of `replies`, one token each, the prompts count.
 
     Gives how many tokens it drew, and how many keys these saw.
     """
-    qkv = _backbone.keys_and_values(replies.alone, model.tensors, model.sizes, get)
+    qkv = _backbone.keys_and_values(replies, model.tensors, model.sizes, get)
     prompts = decoding.Prompts(qkv, replies.spans[replies.prompts :])
     room, now = room_for(model, len(uniforms), replies.longest - 1 + uniforms.shape[1], get)
-    uniforms = np.require(uniforms, np.float64, ["C", "W"])  # others would be compiled for
+    if uniforms.dtype != np.float64 or not uniforms.flags.carray:
+        uniforms = np.require(uniforms, np.float64, ["C", "W"])  # others would be compiled for
     written = out.responses, out.logprobs, out.mask
     return decoding.decode(packed(model, get), prompts, uniforms, room, now, *written)
 
@@ -67,16 +66,15 @@ def room_for(model: Model, B: int, J: int, get: Buffers) -> tuple[decoding.Room,
     """Room for as many of B sequences at a time as `slots` says, of J tokens each."""
     L, C = model.sizes.layers, model.sizes.width
     S = min(slots(model.sizes, J, get.dtype.itemsize), B)
+    size, places = decoding.laid_out(S, J, C, model.V)
     return (
         decoding.Room(
             get("keys", L, S, *nn.keys_shape(J, C)),
             get("values", L, S, J, C),
-            get("scores", nn.step_room(J)),
             get.panel,
-            *nn.sample_scratch(model.V, get.dtype),
-            get("rows", S * decoding.row_size(C, model.V)),
-            np.empty(S),
-            get("drawn", S),
+            get("rows", size),
+            *places,
+            *decoding.sums_and_uniforms(S, model.V, get.dtype),
         ),
         decoding.Now(*get.ints("now", len(decoding.Now._fields), S)),
     )

@@ -64,21 +64,6 @@ class Packed(NamedTuple):
     seen_last: tuple[int, int]
 
     @property
-    def alone(self) -> Packed:
-        """The prompts without any response."""
-        rows, none = slice(self.prompt_rows), slice(0)
-        return self._replace(
-            rows=self.prompt_rows,
-            tokens=self.tokens[rows],
-            places=self.places[rows],
-            spans=self.spans[: self.prompts],
-            picks=self.picks[none],
-            cells=self.cells[none],
-            sources=self.sources[none],
-            seen_last=(0, 0),
-        )
-
-    @property
     def seen(self) -> tuple[int, int]:
         """(pairs of a query and a key that it sees, pairs scored) of all spans, as `kernels.flops` counts them."""
         (pairs, scored), (pairs_last, scored_last) = self.seen_first, self.seen_last

@@ -113,27 +113,16 @@ def forward(packed: Packed, sizes: Sizes, keep: bool) -> Work:
     )
 
 
-def prefill(rows: int, seen: tuple[int, int], sizes: Sizes) -> Work:
-    """Keys and values of prompts, in all blocks."""
-    one, early = _one(sizes), sizes.layers - 1
+def sample(packed: Packed, tokens: int, keys: int, sizes: Sizes, vocab_size: int) -> Work:
+    """Keys and values of the prompts, in all blocks, and as many tokens that see so many keys altogether."""
+    one, L, rows, (pairs, scored) = _one(sizes), sizes.layers, packed.prompt_rows, packed.seen_first
     return _total(
-        (rows, one.start),
+        (rows + tokens, one.start),
         (rows, one.keys),
-        (early * rows, one.block_over),
-        (early * seen[0], one.pair),
-        (early * seen[1], one.scored),
-    )
-
-
-def step(rows: int, pairs: int, sizes: Sizes, vocab_size: int) -> Work:
-    """One more token of `rows` sequences that see `pairs` keys altogether, drawn and all."""
-    one, L = _one(sizes), sizes.layers
-    return _total(
-        (rows, one.start),
-        (L * rows, one.block_over),
-        (L * pairs, one.pair),
-        (L * pairs, one.scored),
-        (rows, _ends(sizes.width, vocab_size).drawn),
+        ((L - 1) * rows + L * tokens, one.block_over),
+        ((L - 1) * pairs + L * keys, one.pair),
+        ((L - 1) * scored + L * keys, one.scored),
+        (tokens, _ends(sizes.width, vocab_size).drawn),
     )
 
 

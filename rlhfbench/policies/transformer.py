@@ -240,9 +240,8 @@ class TransformerPolicy:
         model = _decoding.Model(
             self._tensors, sizes, self.vocab_size, self.prompt_length, self.eos, self.never
         )
-        tokens, pairs = _decoding.decode(model, replies, uniforms, out, get)
-        done = _work.prefill(replies.prompt_rows, replies.seen_first, sizes)
-        self._charge("sample", done + _work.step(tokens, pairs, sizes, self.vocab_size), tokens)
+        tokens, keys = _decoding.decode(model, replies, uniforms, out, get)
+        self._charge("sample", _work.sample(replies, tokens, keys, sizes, self.vocab_size), tokens)
 
     def clone(self) -> TransformerPolicy:
         """A copy that shares no memory with this one and charges the same account."""
