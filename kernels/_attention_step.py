@@ -66,8 +66,8 @@ def _mix(weights, size, heads, J, values, start, out, to):
 def attention_step_jit(qkv, slots, ends, heads, keys, values, weights, out):
     """Attention of one more token of each sequence: token n comes at place ends[n] of sequence slots[n].
 
-    Writes its key into keys (B, *`keys_shape`), its value into values (B, J, C), and out (N, C); weights (`step_room`,) is
-    scratch.
+    Writes its key into keys (B, *`keys_shape`), its value into values (B, J, C), and out (N, C); weights (`step_room`,)
+    is scratch.
     """
     N, C = out.shape
     D = C // heads

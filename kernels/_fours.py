@@ -64,8 +64,8 @@ def _repeated(code, numbers, v, size, part):
 def weigh_fours(x, n, start, size, heads, keys, seen, scale, weights):
     """Writes the softmax of `heads` heads' products of query n with `seen` keys.
 
-    There are `ABREAST` heads at most, the first from column `start` on. Of each four keys the weights of a head are side by side, and behind them the next head's. Where keys or heads are missing,
-    rubbish is written.
+    There are `ABREAST` heads at most, the first from column `start` on. Of each four keys the weights of a head are
+    side by side, and behind them the next head's. Where keys or heads are missing, rubbish is written.
     """
     for head in range(heads):
         begin = start + head * size

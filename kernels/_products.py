@@ -16,9 +16,11 @@ from numba.extending import lower_builtin, type_callable
 from ._jit import jit
 from ._lanemath import _fmuladd
 from ._lanes import _BYTES, _first, broadcast, load_part, masked_load, masked_store, store_part, width
-from ._row import at, narrow, number, put
+from ._row import narrow, number
 from ._rows import START
+from ._shapes import block
 from ._slim import part, stretch
+from ._turned import turn
 
 __all__ = [
     "PACKED",
@@ -169,11 +171,7 @@ def _copy(b, k, stop, j, wide, panel):
 @jit(forceinline=True)
 def _copy_turned(b, k, stop, j, wide, panel):
     """Writes the panel: columns k to stop of b as rows, its rows from j on as columns."""
-    W = panel_width(panel)
-    for n in range(wide):
-        row, to = part(b, j + n, k, stop), stretch(panel, n, len(panel))
-        for d in range(stop - k):
-            put(to, d * W, at(row, d))
+    turn(b, k, stop - k, j, wide, START, START, block(panel, START, DEEP, panel_width(panel)))
 
 
 @jit(forceinline=True)
