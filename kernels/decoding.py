@@ -30,6 +30,7 @@ from ._turned import LANES
 __all__ = [
     "Model",
     "Now",
+    "Places",
     "Prompts",
     "Room",
     "calls",
@@ -81,24 +82,30 @@ class Prompts(NamedTuple):
 
 
 Place: TypeAlias = tuple[int, int]
+"""Where something begins, and how many numbers it has."""
+
+
+class Places(NamedTuple):
+    """Of attention's weights, of a draw's weights and tops, of the log-probabilities of what is drawn, and of rows."""
+
+    seen: Place
+    weights: Place
+    tops: Place
+    drawn: Place
+    rows: Place
 
 
 class Room(NamedTuple):
     """Scratch for S slots and J places: `keys` (L, S, *`keys_shape`), `values` (L, S, J, C), and what a step needs.
 
-    That is `panel` (PANEL,); `memory`, with where attention's weights, those of a draw, its tops, the log-probabilities
-    of what is drawn, and rows begin there, and how many they are; and a draw's masses, and uniforms, in float64.
+    That is `panel` (PANEL,), what lies at these places of `memory`, and from `sums_and_uniforms` the last two.
     """
 
     keys: Array
     values: Array
     panel: Array
     memory: Array
-    seen: Place
-    weights: Place
-    tops: Place
-    drawn: Place
-    rows: Place
+    at: Places
     masses: Array
     uniforms: Array
 
@@ -147,13 +154,13 @@ def panels_of(layers: int, C: int, V: int, itemsize: int) -> tuple[int, int]:
 
 
 @cache
-def laid_out(S: int, J: int, C: int, V: int) -> tuple[int, tuple[Place, ...]]:
+def laid_out(S: int, J: int, C: int, V: int) -> tuple[int, Places]:
     """Elements of `Room.memory`, and what lies there, each from a cache line's beginning on."""
     places, end = [], 0
     for size in (step_room(J), *sample_sizes(V), S, S * (11 * C + V + 2)):
         places.append((end, size))
         end -= size // -LANES * LANES
-    return end, tuple(places)
+    return end, Places(*places)
 
 
 def sums_and_uniforms(S: int, V: int, dtype: Any) -> tuple[Array, Array]:
@@ -188,13 +195,14 @@ def _admit(code, model, prompts, room, now, n, b):
 def _step(code, model, room, now, n):
     """From the latest tokens of n sequences to the next ones, which take their place."""
     L, C = room.values.shape[0], room.values.shape[3]
-    V, N, panels, panel, memory, first = model.V, n * C, model.panels, room.panel, room.memory, room.rows[0]
+    V, N, panels, panel, memory = model.V, n * C, model.panels, room.panel, room.memory
+    at, first = room.at, room.at.rows[0]
     stream, inside = block(memory, first, n, C), block(memory, first + N, n, C)
     normed, branch = block(memory, first + 2 * N, n, C), block(memory, first + 3 * N, n, C)
     qkv, active = block(memory, first + 4 * N, n, 3 * C), block(memory, first + 7 * N, n, 4 * C)
     logits, moments = block(memory, first + 11 * N, n, V), first + 11 * N + n * V
     means, shares = piece(memory, moments, n), piece(memory, moments + n, n)
-    seen = piece(memory, room.seen[0], room.seen[1])
+    seen = piece(memory, at.seen[0], at.seen[1])
     tokens, slots, ends = now.tokens[:n], now.slots[:n], now.ends[:n]
     call(embedding_jit, code[EMBED], (tokens, now.places[:n], model.table, model.places, stream))
     flat, starts = model.blocks[0], model.starts
@@ -232,8 +240,8 @@ def _step(code, model, room, now, n):
     if model.never >= 0:
         for k in range(n):
             logits[k, model.never] = model.floor
-    weights = piece(memory, room.weights[0], room.weights[1])
-    tops, drawn = piece(memory, room.tops[0], room.tops[1]), piece(memory, room.drawn[0], n)
+    weights, tops = piece(memory, at.weights[0], at.weights[1]), piece(memory, at.tops[0], at.tops[1])
+    drawn = piece(memory, at.drawn[0], n)
     call(draw_jit, code[DRAW], (logits, room.uniforms[:n], weights, room.masses, tops, tokens, drawn))
 
 
@@ -281,7 +289,7 @@ def decode_jit(code, model, prompts, uniforms, room, now, responses, logprobs, m
             t = place - model.context
             tokens += 1
             pairs += now.ends[k] + 1
-            responses[b, t], logprobs[b, t], mask[b, t] = token, room.memory[room.drawn[0] + k], 1
+            responses[b, t], logprobs[b, t], mask[b, t] = token, room.memory[room.at.drawn[0] + k], 1
             if t + 1 < T and token != model.eos:
                 # Those that end hand their slots to the places behind.
                 now.slots[k], now.slots[left] = now.slots[left], slot

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
+from contextlib import suppress
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -14,17 +16,28 @@ from kernels import nn
 
 LINE = 64
 """Bytes of a cache line, and of the widest register."""
-LARGE = 4 << 20
-"""Bytes from which on NumPy asks the system for large pages."""
+LARGE = 2 << 20
+"""Bytes of a large page: with 4 KiB each, one call's activations take more than the processor remembers."""
 
 
 def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """(size,) numbers of whatever value, the first of them at the beginning of a cache line."""
     if dtype.hasobject:
         return np.empty(size, dtype)
-    raw = np.empty(size * dtype.itemsize + LINE, np.uint8)
-    begin = -raw.ctypes.data % LINE
-    return raw[begin : begin + size * dtype.itemsize].view(dtype)
+    count = size * dtype.itemsize
+    large = count >= LARGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
+    raw, line = (_pages(count), LARGE) if large else (np.empty(count + LINE, np.uint8), LINE)
+    begin = -raw.ctypes.data % line
+    return raw[begin : begin + count].view(dtype)
+
+
+def _pages(count: int) -> NDArray[np.uint8]:
+    """So many bytes from the beginning of a large page on, wherever that is; of the last one at least half is used."""
+    whole = (count + LARGE // 2) // LARGE * LARGE
+    memory = mmap.mmap(-1, max(count, whole) + LARGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a system without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 class _Place:
@@ -57,8 +70,7 @@ class Buffers:
         if self._used > len(self._memory):
             self._places.clear()
             self._memory, size = aligned(0, self.dtype), max(self._used, len(self._memory) * 9 // 8)
-            large = LARGE // self.dtype.itemsize
-            self._memory = aligned(large if 3 * large // 4 < size < large else size, self.dtype)
+            self._memory = aligned(size, self.dtype)
         self._used = self._apart = 0
         self._turn += 1
         if "ints" in self.__dict__:
