@@ -119,7 +119,7 @@ def _find_element(weights, before, target, least):
     size, row = weights.shape[0], stretch(weights, START, weights.shape[0])
     run, stop, zero = START, size, narrow(0.0, weights)
     if size > FAR:
-        run, before = _skip(as_row(weights), START, size, FAR, before, target)
+        run, before = _skip(row, START, size, FAR, before, target)
         stop = min(run + FAR, size)
     run, before = _skip(row, run, stop, RUN, before, target)
     element = run
@@ -144,14 +144,14 @@ def _skip(row, start, stop, size, before, target):
 
 @jit
 def _sum(row, start, stop):
-    total_ = np.float64(0.0)
-    v = start
+    zero, v = narrow(0.0, row), start + width(row)
+    lanes = load(row, start) if v <= stop else load_part(row, start, stop, zero)
     while v + width(row) <= stop:
-        total_ = total_ + total(load(row, v))
+        lanes = lanes + load(row, v)
         v += width(row)
     if v < stop:
-        total_ = total_ + total(load_part(row, v, stop, narrow(0.0, row)))
-    return total_
+        lanes = lanes + load_part(row, v, stop, zero)
+    return np.float64(0.0) + total(lanes)
 
 
 @jit

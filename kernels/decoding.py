@@ -75,7 +75,7 @@ class Model(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """`qkv` (L, rows, 3 C) of all prompts' tokens; of each sequence a span (B, 5), of which its prompt's rows count."""
+    """`qkv` (L, rows, 3 C) of all prompts' tokens; of each sequence five numbers of a span, of which two count."""
 
     qkv: Array
     spans: Array
@@ -184,7 +184,7 @@ def _pack(code, model):
 def _admit(code, model, prompts, room, now, n, b):
     """Makes sequence b the nth of those that are being decoded."""
     slot = now.slots[n]
-    before, prefix = prompts.spans[b, 2:3], prompts.spans[b, 3:4]
+    before, prefix = piece(prompts.spans, 5 * b + 2, 1), piece(prompts.spans, 5 * b + 3, 1)
     for i in range(model.blocks.shape[0]):
         keys, values = room.keys[i, slot : slot + 1], room.values[i, slot : slot + 1]
         call(fill_cache_jit, code[FILL], (prompts.qkv[i], before, prefix, keys, values))

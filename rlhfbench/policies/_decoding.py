@@ -39,7 +39,7 @@ def decode(model: Model, replies: Packed, uniforms: Float, out: Rollout, get: Bu
     Gives how many tokens it drew, and how many keys these saw.
     """
     qkv = _backbone.keys_and_values(replies, model.tensors, model.sizes, get)
-    prompts = decoding.Prompts(qkv, replies.spans[replies.prompts :])
+    prompts = decoding.Prompts(qkv, replies.spans[replies.prompts :].reshape(-1))
     room, now = room_for(model, len(uniforms), replies.longest - 1 + uniforms.shape[1], get)
     if uniforms.dtype != np.float64 or not uniforms.flags.carray:
         uniforms = np.require(uniforms, np.float64, ["C", "W"])  # others would be compiled for
