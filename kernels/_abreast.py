@@ -26,13 +26,11 @@ __all__ = [
     "add_products",
     "add_rows",
     "at_each",
-    "largest_each",
     "load_each",
     "put_each",
     "root",
     "spread",
     "store_each",
-    "store_each_over",
     "total_each",
 ]
 
@@ -137,13 +135,7 @@ def store_each(x, start, step, rows, count, lanes):
         flat[start + k * step : start + k * step + count] = lanes[k, :count]
 
 
-def store_each_over(x, start, step, rows, count, lanes):
-    """`store_each` that may write rubbish behind: a whole register is read again without waiting for it."""
-    store_each(x, start, step, rows, count, lanes)
-
-
 @type_callable(store_each)
-@type_callable(store_each_over)
 def _type_store(context):
     return lambda x, start, step, rows, count, lanes: types.none if lanes == _lanes(x) else None
 
@@ -156,39 +148,6 @@ def _lower_store(context, builder, sig, args):
     for register, place in zip(_registers(builder, lanes), places, strict=True):
         masked_store(builder, register, place, mask, size)
     return context.get_dummy_value()
-
-
-@lower_builtin(store_each_over, types.Array, *(types.Integer,) * 4, Lanes)
-def _lower_store_over(context, builder, sig, args):
-    kind, size = _register(context, sig.args[0])
-    places = _places(context, builder, sig, args, kind)
-    for register, place in zip(_registers(builder, args[-1]), places, strict=True):
-        builder.store(register, place, align=size)
-    return context.get_dummy_value()
-
-
-def _folded(builder, x, join):
-    """In all lanes of each row one value out of them, joined in the order in which `_lanemath` joins a vector's."""
-    half = x.type.count // ABREAST // 2
-    while half:
-        x = join(x, _chosen(builder, x, [lane ^ half for lane in range(x.type.count)]))
-        half //= 2
-    return x
-
-
-def largest_each(x):
-    """The largest lane of each row, in all its lanes."""
-    return x.max(axis=1, keepdims=True)
-
-
-@type_callable(largest_each)
-def _type_largest(context):
-    return lambda x: x if isinstance(x, Lanes) else None
-
-
-@lower_builtin(largest_each, Lanes)
-def _lower_largest(context, builder, sig, args):
-    return _folded(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", b, a), b, a))
 
 
 def total_each(x):
@@ -204,7 +163,10 @@ def _type_total(context):
 
 @lower_builtin(total_each, Lanes)
 def _lower_total(context, builder, sig, args):
-    sums = _folded(builder, args[0], builder.fadd)
+    sums, half = args[0], args[0].type.count // ABREAST // 2
+    while half:  # in the order in which `_lanemath` joins a vector's
+        sums = builder.fadd(sums, _chosen(builder, sums, [lane ^ half for lane in range(sums.type.count)]))
+        half //= 2
     each = _chosen(builder, sums, range(0, sums.type.count, sums.type.count // ABREAST))
     kind = context.get_value_type(sig.return_type)
     return each if each.type == kind else builder.fpext(each, kind)

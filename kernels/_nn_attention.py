@@ -155,8 +155,9 @@ def _caches(key_cache: Any, value_cache: Any) -> tuple[int, int, int]:
         raise ValueError(f"key_cache: came with shape {key_cache.shape}, (B, K, C, 4) is needed")
     B, K, C, _ = key_cache.shape
     _check.in_place("key_cache", key_cache, (B, K, C, SIDE), key_cache.dtype)
-    J = np.shape(value_cache)[1] if np.ndim(value_cache) == 3 else SIDE * K
-    J = min(max(J, SIDE * (K - 1) + 1), SIDE * K)  # as many as may be in K fours
+    J = SIDE * K
+    if isinstance(value_cache, np.ndarray) and value_cache.ndim == 3:
+        J = min(max(value_cache.shape[1], J - SIDE + 1), J)  # as many as may be in K fours
     _check.in_place("value_cache", value_cache, (B, J, C), key_cache.dtype)
     return B, J, C
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ._check import Array, sums
 from ._jit import jit
-from ._lanemath import power, total
+from ._lanemath import nothing, power, total
 from ._lanes import load, load_part, width
 from ._row import as_row, at, length, narrow
 from ._rows import BLOCK, NO_TOP, START, block_mass, block_top, write_weights
@@ -59,7 +59,7 @@ def draw(row, uniform, scale, weights, masses, tops):
         top = block_top(row, START, V, narrow(NO_TOP, row))
         mass = write_weights(row, START, V, scale, top, as_row(weights))
         for v in range(V, size):
-            weights[v] = narrow(0.0, row)
+            weights[v] = nothing(weights[0])
     else:
         top, mass = _weigh_blocks(row, scale, size, masses, tops)
     target = uniform * mass

@@ -299,7 +299,7 @@ CASES = (
     *(Case(name, *rest) for name, *rest in nn_public_cases.CASES),
 )
 BY_NAME = {case.name: case for case in CASES}
-SHAPES = ((1, 1, 1), (1, 5, 4), (3, 1, 7), (2, 3, 1), (5, 4, 33))
+SHAPES = ((1, 1, 1), (1, 5, 4), (3, 1, 7), (2, 3, 1), (5, 4, 33), (1, 2, 100))
 
 
 def jitted() -> dict[str, Any]:

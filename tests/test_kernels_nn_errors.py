@@ -201,6 +201,8 @@ def test_attention_step(change, message):
 def test_caches_are_never_converted():
     message = "key_cache: came as list, a NumPy array is needed: it is changed in place"
     refused(nn.attention_step, TypeError, message, **step(key_cache=[[[0.0] * 4] * 2] * 2))
+    message = "value_cache: came as list, a NumPy array is needed: it is changed in place"
+    refused(nn.attention_step, TypeError, message, **step(value_cache=[[[1.0]], [[1.0], [2.0]]]))
     message = "key_cache: came with dtype int64, float32 or float64 is needed"
     refused(nn.attention_step, TypeError, message, **step(key_cache=np.zeros((2, 1, 2, 4), int)))
     frozen = np.zeros((2, 4, 2))

@@ -151,6 +151,15 @@ def test_tensors_are_views_of_the_flat_arrays(kind):
     assert sum(w.size for w in policy._w) == policy.params.size
 
 
+@pytest.mark.parametrize("policy", ["linear", "transformer"])
+def test_a_row_of_uniforms_for_each_prompt_is_asked_for(policy):
+    one = make("linear") if policy == "linear" else TransformerPolicy(4, 5, 3, prompt_length=2, width=8)
+    with pytest.raises(
+        ValueError, match=r"uniforms: came with shape \(5, 3\), 4 rows are needed: one a prompt"
+    ):
+        one.sample(PROMPTS, np.zeros((5, 3)))
+
+
 @pytest.mark.parametrize("policy", ["linear", "tabular", "transformer"])
 def test_results_go_where_they_are_asked_to(policy):
     if policy == "transformer":

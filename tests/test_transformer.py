@@ -17,7 +17,7 @@ from differences import gradient
 
 from rlhfbench.optimizer import AdamW
 from rlhfbench.policies import _decoding
-from rlhfbench.policies._buffers import LARGE, Buffers, equal
+from rlhfbench.policies._buffers import LARGE, Buffers, aligned, equal
 from rlhfbench.policies.transformer import TransformerPolicy
 
 # Two share a prompt, one prompt is empty, one response has a hole and one does not count at all.
@@ -284,6 +284,27 @@ def test_calls_put_their_arrays_in_the_same_place():
     assert get.nbytes == 4 * -(LARGE // 5 // -16 * 16)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         assert large % LARGE == 0  # from a large page's beginning on
+
+
+def test_memory_that_there_is_not_is_named():
+    with pytest.raises(MemoryError, match=r"128\. TiB"):
+        aligned(1 << 45, np.dtype(np.float32))
+
+
+def in_large_pages():
+    lines = [line.split() for line in Path("/proc/self/smaps").read_text("ascii").splitlines()]
+    return 1024 * sum(int(line[1]) for line in lines if line[0] == "AnonHugePages:")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what takes memory")
+def test_what_is_less_than_half_of_a_large_page_takes_small_ones():
+    before, arrays = (
+        in_large_pages(),
+        [aligned(int(2.4 * LARGE) // 4, np.dtype(np.float32)) for _ in range(8)],
+    )
+    for array in arrays:
+        array[...] = 1
+    assert in_large_pages() - before <= len(arrays) * 2 * LARGE
 
 
 def test_an_array_that_grows_in_a_call_leaves_the_others_alone():

@@ -25,19 +25,22 @@ def aligned(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.hasobject:
         return np.empty(size, dtype)
     count = size * dtype.itemsize
-    large = count >= LARGE // 2 and hasattr(mmap, "MADV_HUGEPAGE")
-    raw, line = (_pages(count), LARGE) if large else (np.empty(count + LINE, np.uint8), LINE)
-    begin = -raw.ctypes.data % line
+    raw = _pages(count)
+    begin = -raw.ctypes.data % LINE
     return raw[begin : begin + count].view(dtype)
 
 
 def _pages(count: int) -> NDArray[np.uint8]:
-    """So many bytes from the beginning of a large page on, wherever that is; of the last one at least half is used."""
-    whole = (count + LARGE // 2) // LARGE * LARGE
-    memory = mmap.mmap(-1, max(count, whole) + LARGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a system without large pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    """Room for so many bytes from a cache line on: in large pages, of which at least half is used, if there are any."""
+    large = (count + LARGE // 2) // LARGE * LARGE
+    if large and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            memory = mmap.mmap(-1, max(count, large) + LARGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            raw = np.frombuffer(memory, np.uint8)
+            begin = -raw.ctypes.data % LARGE
+            memory.madvise(mmap.MADV_HUGEPAGE, begin, large)
+            return raw[begin:]
+    return np.empty(count + LINE, np.uint8)
 
 
 class _Place:

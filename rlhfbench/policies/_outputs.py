@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..types import Float, Rollout
+from ..types import Float, Int, Rollout
 
 
 def floats(out: Float | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Float:
@@ -14,8 +14,11 @@ def floats(out: Float | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> F
     return np.empty(shape, dtype) if out is None else _fitting(out, shape, dtype)
 
 
-def rollout(out: Rollout | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rollout:
-    """The same for what is drawn."""
+def rollout(out: Rollout | None, prompts: Int, uniforms: Float, dtype: np.dtype[Any]) -> Rollout:
+    """The same for what is drawn by a row of uniforms for each prompt."""
+    shape = uniforms.shape
+    if len(prompts) != len(uniforms):
+        raise ValueError(f"uniforms: came with shape {shape}, {len(prompts)} rows are needed: one a prompt")
     if out is None:
         return Rollout(np.empty(shape, np.int64), np.empty(shape, dtype), np.empty(shape, dtype))
     _fitting(out.responses, shape, np.dtype(np.int64))

@@ -121,7 +121,7 @@ class LinearPolicy:
 
     def sample(self, prompts: Int, uniforms: Float, *, out: Rollout | None = None) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
-        out = _outputs.rollout(out, uniforms.shape, self.params.dtype)
+        out = _outputs.rollout(out, prompts, uniforms, self.params.dtype)
         eos = -1 if self.eos is None else self.eos
         scratch = (self._base, self._row, *loglinear.sample_scratch(self.vocab_size, self.params.dtype))
         written = out.responses, out.mask, out.logprobs

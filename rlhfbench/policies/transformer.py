@@ -228,7 +228,7 @@ class TransformerPolicy:
 
     def sample(self, prompts: Int, uniforms: Float, *, out: Rollout | None = None) -> Rollout:
         """One response per prompt by inverse CDF from `uniforms` (B, T) in [0, 1)."""
-        out = _outputs.rollout(out, uniforms.shape, self.params.dtype)
+        out = _outputs.rollout(out, prompts, uniforms, self.params.dtype)
         if uniforms.size:
             self._decode(prompts, uniforms, out)
         return out
