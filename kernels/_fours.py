@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 """Keys of a cache, four tokens side by side: a row of (C, 4) for each four tokens.
 
-Vectors run along four keys and some of their numbers, so that four queries' products with them end in one vector with
+Vectors run along four keys and some of their numbers, so that four heads' products with them end in one vector with
 few steps, and one more token's key touches a quarter of the cache lines that it would if keys were turned.
 """
 

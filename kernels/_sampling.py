@@ -59,7 +59,7 @@ def draw(row, uniform, scale, weights, masses, tops):
         top = block_top(row, START, V, narrow(NO_TOP, row))
         mass = write_weights(row, START, V, scale, top, as_row(weights))
         for v in range(V, size):
-            weights[v] = nothing(weights[0])
+            weights[v] = nothing(weights[0])  # of their kind: where operations are counted, those on it are, too
     else:
         top, mass = _weigh_blocks(row, scale, size, masses, tops)
     target = uniform * mass
@@ -144,6 +144,7 @@ def _skip(row, start, stop, size, before, target):
 
 @jit
 def _sum(row, start, stop):
+    """Of these elements in float64; from 0 on, which the ledger counts."""
     zero, v = narrow(0.0, row), start + width(row)
     lanes = load(row, start) if v <= stop else load_part(row, start, stop, zero)
     while v + width(row) <= stop:

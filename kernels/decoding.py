@@ -75,7 +75,7 @@ class Model(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """`qkv` (L, rows, 3 C) of all prompts' tokens; of each sequence five numbers of a span, of which two count."""
+    """`qkv` (L, rows, 3 C) of all prompts' tokens; `spans` (5 B,), of which `before` and `prefix` count."""
 
     qkv: Array
     spans: Array

@@ -124,7 +124,8 @@ def _draw(V: int) -> Work:
     """Of more than one block first all; the elements of one; their sums, of many by 64 first; then 16 neighbours."""
     block, blocks = min(V, 2048), _blocks(V)
     far = -(-block // 64) if block > 64 else 0
-    sums = 65 * far + (68 if far else block + -(-block // 16))
+    # A run of n elements takes n to sum up and one to pass over: runs of 64 and then 4 of 16, or of 16 alone.
+    sums = 65 * far + (4 * 17 if far else block + -(-block // 16))
     found = Work(4 * block + sums + min(V, 16) + 2, block)
     return found.plus(Work(4 * V + 6 * blocks, V + blocks)) if blocks > 1 else found
 
