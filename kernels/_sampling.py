@@ -59,7 +59,7 @@ def draw(row, uniform, scale, weights, masses, tops):
         top = block_top(row, START, V, narrow(NO_TOP, row))
         mass = write_weights(row, START, V, scale, top, as_row(weights))
         for v in range(V, size):
-            weights[v] = nothing(weights[0])  # of their kind: where operations are counted, those on it are, too
+            weights[v] = nothing(weights[0])  # so that sums over it count
     else:
         top, mass = _weigh_blocks(row, scale, size, masses, tops)
     target = uniform * mass
